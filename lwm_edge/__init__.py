@@ -1,28 +1,29 @@
 """Teach a deployed image classifier new classes, on the device, from photos of the new classes alone.
 
 The method is Learning without Memorizing (Dhar et al., CVPR 2019). Its three losses are in `learning.losses`,
-its attention maps in `learning.attention`, and its training loop in `learning.training`. The other parts:
+its attention maps in `learning.attention`, and its training loop in `learning.training`. The other parts are
+listed below by purpose: the name of a package, and then its most important modules, roughly in the order in
+which they work.
 
-    reading photos      photos: folders (listing, checking) -> reading -> photo_set; in_memory, class_names
+    reading photos      photos: folders, listing, checking, reading, photo_set; in_memory; class_names
     forms of a model    model: bundle (one file of constant length, described by its manifest), network
                         (backbone and head; the head may read earlier blocks too, called levels), onnx
                         (the file that apps load: tracing, checks, graph, parity, variants), classifier
-    making a base       base: build (train, saved_training) or adopt (checkpoint, labels) a classifier;
-                        start; finish (choose_levels, observing, examine -> measure); ranks (several
-                        processes)
-    keeping a model     home -> generations of bundle, ONNX file, labels and receipt, with a link to the
-                        current generation and one writer at a time; ownership (what may be removed);
-                        changes, previous (undo), repair, export; readers (without torch); camera;
-                        interrupted (an increment that can be resumed)
-    adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
-                        plan (job, prediction); renaming (of a class, or merging it into another);
-                        removal (of a class); calibrate;
-                        doctor (finds photos that do harm) -> findings;
-                        inbox -> inbox_watcher -> inbox_teaching -> inbox_record, inbox_folder (photos
-                        that arrive in a folder)
-    proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
+    making a base       base: start, train and build (a new classifier) or adopt (a trained one; checkpoint,
+                        labels); choose_levels, observing, examine, measure and finish (for both);
+                        saved_training; ranks (several processes)
+    keeping a model     home: home, generation (bundle, ONNX file, labels and receipt; a link leads to the
+                        current generation, and there is one writer at a time); ownership (what may be
+                        removed); changes, previous (undo), repair, export; readers (without torch);
+                        camera; interrupted (an increment that can be resumed)
+    adding classes      increment: add, worker, learn (task, plan, verdict, gate), commit; plan (job,
+                        prediction); renaming (of a class, or merging it into another); removal (of a
+                        class); calibrate; doctor (finds photos that do harm) and findings;
+                        inbox, inbox_watcher, inbox_teaching, inbox_record and inbox_folder (photos that
+                        arrive in a folder)
+    proving its origin  custody: keys, signing, chain; also home.trust and proofs.verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
-    pages to look at    pages: facts, charts -> report (about a home); moment (about an increment, with
+    pages to look at    pages: facts, charts and report (about a home); moment (about an increment, with
                         photos); doctor (about photos that do harm)
     the command line    cli: commands, teaching, receipt, display, progress, terminal, settings
 

@@ -211,7 +211,7 @@ def known(error: Exception) -> LwmEdgeError:
             "raise the limits of this process (ulimit -v, ulimit -u), and try again"
         )
     if isinstance(error, OSError):
-        return os_failure("use", error.filename or "another file or pipe", error)
+        return os_failure("use", error.filename or "a file or pipe", error)
     if _is_about_nul(error):
         return ConfigError("a path has a NUL character, which no file name can have; give another path")
     if wrong := _type_refused_as_path(error):

@@ -51,10 +51,10 @@ class Record(BaseModel):
 
 
 class Settings(Record):
-    """Holds settings; one ConfigError lists all those that cannot be used by themselves.
+    """Holds settings, and refuses those that cannot be used.
 
-    Only if there are none, it is checked whether the settings fit together; the error then names the first
-    that do not.
+    One ConfigError lists every setting that is wrong by itself. If there is none, it names the first settings
+    that do not fit together.
 
     The text below each field is its description, which the command line's help shows.
     """
@@ -189,7 +189,7 @@ def require_as_written(record: BaseModel, text: bytes) -> None:
             of its fields, or in values of another type, such as a number in quotation marks.
     """
     written = json.loads(record.model_dump_json(exclude_unset=True))
-    if json.dumps(plain_json(text)) != json.dumps(written):  # gives floats one form, whoever wrote them
+    if json.dumps(plain_json(text)) != json.dumps(written):  # gives all floats the same form
         raise ValueError("its fields are in another order or form than lwm-edge writes")
 
 

@@ -39,8 +39,8 @@ def write_file(
         content: Content of the whole file.
         mode: Permissions, less the umask; they are never wider, not even for an instant.
         replace: Whether an existing file may be replaced; if not, an existing file causes a HomeError.
-        of_user: Whether the file belongs to the user who runs this in any case. If not, a file that the
-            superuser writes to another user's folder belongs to that folder's owner.
+        of_user: Whether the file always belongs to the user who runs this. If not, a file that the superuser
+            writes to another user's folder is given to that folder's owner.
 
     Raises:
         ResourceError: The disk is full; the old file, if any, is untouched.
@@ -244,7 +244,7 @@ def remove_link(path: Path) -> None:
 
 
 def remove_folder(path: Path, files: Collection[str], last: str | None = None) -> None:
-    """Removes a folder that contains nothing but regular files with given names; leaves any other alone.
+    """Removes a folder that contains only regular files with given names; leaves any other folder alone.
 
     Sub-folders are never entered.
 

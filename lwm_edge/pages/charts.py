@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..model.ledger import LedgerEntry
-from ..proofs.plots import no_list_of_fonts_left
+from ..proofs.plots import temporary_font_list
 from .facts import ClassFact
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def require_matplotlib() -> None:
         ConfigError: matplotlib is not installed.
     """
     try:
-        with no_list_of_fonts_left():
+        with temporary_font_list():
             import matplotlib.figure  # noqa: F401 - loads the fonts too
     except ImportError:
         raise ConfigError(
@@ -135,7 +135,7 @@ _NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
 
 def _new_figure() -> Figure:
-    with no_list_of_fonts_left():
+    with temporary_font_list():
         from matplotlib.figure import Figure
 
     return Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")

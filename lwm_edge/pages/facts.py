@@ -38,7 +38,7 @@ from ..records import report_nothing
 _CONFIDENCE = 0.95
 _LISTED_CONFUSIONS = 12
 FACT_STEPS = 3
-NOW, SHIPPED = "measured now", "by the vendor"
+NOW, SHIPPED = "for this page", "by the vendor"
 THEN = "when it was learnt, with the model of that day"
 
 
@@ -75,7 +75,7 @@ class ClassFact:
 
 @dataclass(frozen=True)
 class ConfusionFact:
-    """Says how often one class was taken for another, and who counted that, or when."""
+    """Says how often one class was taken for another, and who counted it, or when."""
 
     actual: str
     predicted: str
@@ -95,7 +95,7 @@ class Facts:
         receipt: Receipt of the latest change; None if that change learnt no photos, or the file is damaged.
         audit: Report of the auditor on the home.
         custody: Verdict on the chain of custody from the base to this model.
-        evaluation: Evaluation on photos that were given for the page; None if none were given.
+        evaluation: Evaluation on photos that were given for the page; None if there were none.
     """
 
     info: InfoReport
@@ -173,10 +173,10 @@ def _classes(
 
 
 def _rightly_recognised(bundle: Bundle, arrays: Arrays) -> NDArray[np.int32]:
-    """Returns the vendor's counts for the head that the model has now: the shipped one, or a solved one.
+    """Returns the vendor's counts of recognised photos for the current head, shipped or solved.
 
-    Changes such as a renaming or a calibration keep the shipped head, and undo can bring it back; so the head
-    itself is looked at, not the number of changes.
+    A renaming or a calibration keeps the shipped head, and undo can bring it back. So this looks at the head
+    itself, not at the number of changes.
     """
     right: NDArray[np.int32] = arrays[RIGHT]
     solved: NDArray[np.int32] = arrays[RIGHT_SOLVED]

@@ -121,9 +121,9 @@ def add_classes_with_page(
         home: Model home, or the path of its folder.
         photos: Path of a folder with one sub-folder of photos for each new class, named after the class.
         page: Path of the page; an existing file is replaced.
-        config: Settings, which mean the same as in `add_classes`.
+        config: Settings, as in `add_classes`.
         on_progress: Function that is called in this thread at every step and before each photo. If it raises
-            an exception once the classes have been learnt, they stay learnt, but no page is written.
+            an exception after the classes have been learnt, they stay learnt, but no page is written.
         isolate: Whether to learn and commit in worker processes; False does both in this process.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which the receipt counts its seconds; None means now.
@@ -145,7 +145,7 @@ def add_classes_with_page(
             moment = _moment(home, photos, config.class_name, receipt, before)
             facts = gather_facts(home, report=report)
             return Taught(receipt, render(home, page, facts, moment, report=report))
-        except LwmEdgeError as error:  # the classes are learnt all the same
+        except LwmEdgeError as error:  # the classes have been learnt anyway
             failed = f"the page was not written: {error.message}"
             return Taught(receipt.model_copy(update={"warnings": (*receipt.warnings, failed)}), None)
 
@@ -170,8 +170,8 @@ def _moment(
         note = (
             "The middle picture shows where the model looked before this increment, and the right one shows "
             "where it looks now. Both show the evidence for one old class, which is named below: the old "
-            "class that the new model finds most likely. Where the two pictures differ, other parts of the "
-            "photo count now."
+            "class that the new model finds most likely. Where the two pictures differ, the model now "
+            "relies on other parts of the photo."
         )
     classes = counted(len(receipt.new_classes), "class", "classes")
     return Moment(
@@ -203,7 +203,7 @@ def _why_no_maps(receipt: IncrementReport, before: Bundle | None) -> str | None:
 def _some_photos(
     folder: Path, class_name: str | None, preprocessing: Preprocessing
 ) -> list[tuple[str, Pixels]]:
-    """Reads up to 24 photos: at most four of each class, and of no more than 24 classes."""
+    """Reads up to 24 photos: at most four of each class, from at most 24 classes."""
     classes = list_photos(folder, class_name).classes[:_PICTURES]
     each = max(1, min(_PER_CLASS, _PICTURES // max(1, len(classes))))
     found = []
@@ -212,7 +212,7 @@ def _some_photos(
         for photo in one.files:
             if len(pixels) == each:
                 break
-            with suppress(PhotosError):  # the photo was skipped and reported before
+            with suppress(PhotosError):  # already reported as skipped
                 pixels.append(read_photo(photo, preprocessing))
         found += [(one.class_name, shown) for shown in pixels]
     return found
@@ -242,7 +242,10 @@ def _with_maps(shown: Sequence[tuple[str, Pixels]], before: Bundle, after: Bundl
 
 
 def _attention_maps(images: Pixels, before: Bundle, after: Bundle) -> tuple[Maps, Maps, list[int]]:
-    """Computes both models' attention maps for the old class that the new model ranks highest (eq. 2, 4)."""
+    """Computes both models' attention maps for the old class that the new model ranks highest.
+
+    The paper defines the maps in equations 2 and 4.
+    """
     import torch
 
     from ..learning.attention import attention_map
@@ -261,7 +264,7 @@ def _attention_maps(images: Pixels, before: Bundle, after: Bundle) -> tuple[Maps
 
 
 def _overlaid(pixels: Pixels, attention: Maps) -> Pixels:
-    """Colours a photo by a map, which is scaled to its own largest value."""
+    """Colours a photo by an attention map, relative to the map's largest value."""
     from matplotlib import colormaps
 
     top = float(attention.max()) or 1.0

@@ -38,7 +38,7 @@ _DEEDS_IN_WORDS = {
     "rename-class": "renamed",
     "merge-classes": "merged",
     "calibrate": "calibrated with photos of",
-    "undo": "undid the change before",
+    "undo": "undid the previous change",
 }
 
 
@@ -73,7 +73,7 @@ def write_report(
         home: Model home, or the path of its folder.
         output: Path of the page; an existing file is replaced.
         photos: Path of a folder with class folders of labelled photos, on which the model is measured for the
-            page; None leaves that out.
+            page; None leaves the measurement out.
         on_progress: Function that is called before each photo, and before each step of making the page; any
             exception that it raises ends the call.
 
@@ -191,10 +191,10 @@ def _compared(what: str, planned: float, measured: float, written: Any) -> Mappi
 
 def _past(past: PastChange) -> Mapping[str, Any]:
     more = f" and {past.more_classes} more" if past.more_classes else ""
-    arrow = " to " if past.change == "rename-class" else " into " if past.change == "merge-classes" else ", "
+    link = " to " if past.change == "rename-class" else " into " if past.change == "merge-classes" else ", "
     return {
         "number": past.increment,
         "did": _DEEDS_IN_WORDS.get(past.change or "", "the record does not say what was done"),
-        "classes": arrow.join(past.class_names) + more,
+        "classes": link.join(past.class_names) + more,
         "when": f"{past.time:%Y-%m-%d %H:%M} UTC" if past.time else "",
     }

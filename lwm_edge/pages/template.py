@@ -14,7 +14,7 @@ _MIB = 2**20
 
 
 def require_jinja2() -> Any:
-    """Returns the library that fills templates.
+    """Returns the library that fills in templates.
 
     Raises:
         ConfigError: jinja2 is not installed.
@@ -53,6 +53,6 @@ def _percent(share: float) -> str:
 
 
 def _name(text: str) -> Any:
-    """Writes text that somebody else chose, so that it cannot reverse the direction of the text around it."""
+    """Isolates text that somebody else chose: it cannot reverse the direction of the text around it."""
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in utf8_text(text))
     return require_jinja2().utils.markupsafe.Markup(f"<bdi>{html.escape(shown)}</bdi>")

@@ -24,7 +24,7 @@ class CheckedFile(NamedTuple):
         digest: Digest of a photo that can be used (SHA-256); empty for any other file.
         problem: Reason why the file cannot be used, worded to follow the file's name; empty if there is none,
             or if `missing_reader` is the reason.
-        missing_reader: Kind of photo and how to get the library that reads it, if that is not installed.
+        missing_reader: Kind of photo and how to get the library that reads it, if the library is missing.
     """
 
     digest: str = ""
@@ -33,7 +33,7 @@ class CheckedFile(NamedTuple):
 
 
 class FileMapper(Protocol):
-    """Applies a function to each of some files, as the built-in `map` does."""
+    """Applies a function to each file, as the built-in `map` does."""
 
     def __call__(
         self, check: Callable[[FileOfClass], CheckedFile], files: list[FileOfClass], /
@@ -96,9 +96,9 @@ class PhotoSorter:
 
     Attributes:
         listing: Listing of the folder.
-        checked: Results of checking the files, in the order in which the listing has them.
+        checked: Results of checking the files, in the order of the listing.
         seen: Path and class of the first photo with each digest.
-        contradictions: Lines about photos that lie in two classes, by their digest.
+        contradictions: Lines about photos that are in two classes, by their digest.
         unreadable: Files that need a library that is not installed, by their kind and how to get the library.
     """
 
@@ -111,7 +111,8 @@ class PhotoSorter:
     def sort_class(self, folder: ClassFolder, label: int) -> tuple[list[Photo], list[str]]:
         """Returns a class's photos, and lines about its files that are left out for reasons within the class.
 
-        A photo that is found in a later class too is still returned; it is then in `contradictions`.
+        A photo that also turns up in a later class is returned here all the same; sorting the later class
+        puts the photo into `contradictions`.
         """
         photos, reasons = [], list(folder.problems)
         for path in folder.files:
@@ -138,7 +139,7 @@ class PhotoSorter:
         return [*hints, *self.listing.beside, *contradictions]
 
     def _duplicate_problem(self, digest: str, path: Path, folder: ClassFolder) -> str:
-        """Returns a problem if the class has the photo already; notes a contradiction if another has it."""
+        """Returns a problem if the class has the photo already; notes a contradiction if another does."""
         first, first_folder = self.seen.setdefault(digest, (path, folder))
         if first_folder is not folder:
             self.contradictions.setdefault(

@@ -17,7 +17,7 @@ def name_problems(
     Args:
         names: Names of the class folders.
         known_classes: Classes that the model already knows.
-        if_known: Function that is given the name of such a class, and says what to do with its photos.
+        if_known: Function that is given the name of a known class, and says what to do with its photos.
     """
     problems = []
     known = {fold_class_name(name): name for name in known_classes}
@@ -71,7 +71,7 @@ def class_indices(
 
     Args:
         classes: Folders of the classes.
-        first_label: class_index of the first class, unless `label_of` is given; the others follow in order.
+        first_label: class_index of the first class, unless `label_of` is given; the other classes follow.
         label_of: Function that is given a class name, and returns its class_index or what is wrong with it.
         problems: List that gets a line about each class that cannot be used.
     """

@@ -14,7 +14,7 @@ _BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 # Cn (unassigned) is not refused: a later version of Unicode may assign such a character, and whether a bundle
 # is valid must not depend on Python's version of Unicode.
 _REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-_WITHOUT_VARIANTS = {"Lu", "Ll", "Lt", "Zs"}  # after these, an invisible character has no use
+_WITHOUT_VARIANTS = {"Lu", "Ll", "Lt", "Zs"}  # after these characters, an invisible one has no use
 # Assigned characters that Unicode calls default ignorable, less those refused anyway, plus blank ones.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
@@ -72,7 +72,7 @@ def text_problem(text: str) -> str | None:
 
 
 def _has_stray_invisibles(name: str) -> bool:
-    """Tells whether an invisible character stands first, or after a cased letter or a space.
+    """Tells whether an invisible character comes first, or after a cased letter or a space.
 
     In these places it has no use. After other characters, it may be part of an emoji or an East Asian name.
     """
@@ -80,7 +80,7 @@ def _has_stray_invisibles(name: str) -> bool:
 
 
 def _has_no_variants(character: str) -> bool:
-    is_a_form_of_another = unicodedata.decomposition(character).startswith("<")  # such as the sign \u2139
+    is_a_form_of_another = unicodedata.decomposition(character).startswith("<")  # such as the info sign
     return unicodedata.category(character) in _WITHOUT_VARIANTS and (
         character == " " or not is_a_form_of_another
     )

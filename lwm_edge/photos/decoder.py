@@ -1,10 +1,11 @@
 """Decodes costly photos in a separate process, within hard limits on memory and processor time.
 
-Pillow's decoders cannot be interrupted within a block, and what some of them need cannot be known
-beforehand. The process is given one job after another, each as a line of JSON. It answers with a line of JSON
-and then the pixels, if there are any. It ends with its parent (the process that started it) or, except on
-Windows, after ten seconds without a job. If a photo takes more processor time than is allowed, the process is
-ended too.
+Pillow passes a file to its decoders in blocks. A decoder cannot be interrupted within a block, and how much
+memory and time some decoders need cannot be known beforehand.
+
+The process is given one job after another, each as a line of JSON. It answers with a line of JSON and then
+the pixels, if there are any. It ends with its parent (the process that started it) or, except on Windows,
+after ten seconds without a job. It is also ended if a photo takes more processor time than is allowed.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ def main() -> None:
     """Decodes photos for as long as the parent asks for them."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not look like a reply
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # when to stop is for the parent to decide
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     if resource:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no trace of a photo on the disk
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would leave a photo on the disk
     Image.preinit()  # loads what would otherwise be loaded for, and counted against, the first photo
     jobs = os.fdopen(0, "rb")
     while _has_job(jobs) and (line := jobs.readline()).endswith(b"\n"):
@@ -117,8 +118,8 @@ def _kernel_says(field: str) -> int:
 def _ended_with_parent() -> Iterator[None]:
     """Makes the system end this process at once if its standard input closes; see fcntl(2), O_ASYNC.
 
-    The signal for that (SIGIO) ends any process that does not handle it. On systems other than Linux, the
-    process ends once the photo is decoded.
+    The system then sends SIGIO, which ends any process that does not handle it. On systems other than Linux,
+    the process ends once the photo is decoded.
     """
     if not fcntl:
         yield

@@ -1,7 +1,7 @@
-"""Has costly photos decoded in another process, `decoder`, which is started for the first of them.
+"""Has costly photos decoded in a separate process (`decoder`), which starts when the first of them comes.
 
-That process serves all threads of this one, one photo at a time. Except on Windows, it ends after ten seconds
-without a photo.
+It serves all threads of the process that started it, one photo at a time. Except on Windows, it ends after
+ten seconds without a photo.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from .pixels import Pixels
 MIN_BYTES = 64 * MIB
 """Memory in which the process can decode an ordinary photo; Python and libraries take some 35 MiB of it."""
 
-_SECONDS_BETWEEN_LOOKS = 0.1  # this often, the process is checked and `on_wait` is called
+_SECONDS_BETWEEN_LOOKS = 0.1  # between checks of the process, and between calls of `on_wait`
 
-# So that neither further threads nor memory left over from earlier photos counts against a photo's limit.
+# Keeps extra threads and memory left over from earlier photos from counting against a photo's limit.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
@@ -53,8 +53,8 @@ class DecoderProcess:
     """Starts the process when it is needed, and gives it photos to decode.
 
     Attributes:
-        resident_bytes: Resident memory of the process when it last answered; 0 if it has not answered yet or
-            was ended from here, or if the system does not say.
+        resident_bytes: Resident memory of the process when it last answered; 0 if it has not answered yet,
+            if this object ended it, or if the system does not say.
         peak_bytes: Highest resident memory since `forget_peak`.
     """
 
@@ -140,7 +140,7 @@ class DecoderProcess:
 
     @contextmanager
     def _locked(self, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Waits until no other thread uses the process, and lets none use it in the block."""
+        """Waits until no other thread uses the process, and keeps other threads out during the block."""
         while not self._lock.acquire(timeout=_SECONDS_BETWEEN_LOOKS):
             on_wait()
         try:
@@ -179,7 +179,7 @@ class DecoderProcess:
     def _line(
         self, process: subprocess.Popen[bytes], job: dict[str, Any], on_wait: Callable[[], None]
     ) -> bytes:
-        """Reads the answer's first line in a thread, so that every system can wait with a time limit."""
+        """Reads the answer's first line in a thread, as not every system can wait for a pipe with a limit."""
         assert process.stdout
         began = _usage(process.pid)
         with ThreadPoolExecutor(1) as reader:
@@ -222,7 +222,7 @@ def _usage(pid: int) -> tuple[int, float]:
 
 
 def _require_within_limits(usage: tuple[int, float], began: tuple[int, float], job: dict[str, Any]) -> None:
-    """Enforces a photo's limits where the system does not; only Linux enforces the one on memory.
+    """Enforces a photo's limits where the system does not; only Linux enforces the memory limit.
 
     Raises:
         OutOfRoomError: The process takes more memory than it may.
@@ -244,7 +244,7 @@ def _why_it_ended(status: int) -> str:
 
 
 DECODER = DecoderProcess()
-"""The only other process that decodes photos for this one."""
+"""The one separate process that decodes photos for the current process."""
 
 
 def _start_over_in_child() -> None:

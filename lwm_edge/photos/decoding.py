@@ -32,8 +32,8 @@ def decode(
         path: Path of the photo.
         image_size: Height and width of the result.
         resize_size: Length of the photo's short side before the crop.
-        most_bytes: Limit on the bytes that the worst photo of this format and size would take; None in the
-            process with hard limits, where any photo is decoded.
+        most_bytes: Limit on the bytes that the costliest photo of this format and size would take; None in
+            `decoder`, which has hard limits and decodes any photo.
         on_wait: Function that is called a few times a second. What it raises is passed on unchanged.
 
     Raises:
@@ -52,13 +52,13 @@ def decode(
         except (PhotosError, TooCostlyHereError, MemoryError):
             raise
         except PermissionError:
-            raise PhotosError("may not be read (permission denied)") from None
+            raise PhotosError("cannot be read (permission denied)") from None
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
             raise UndecodableError(" ".join(str(error).split())[:120]) from None
 
 
 class _Silence:
-    """Ignores warnings while any thread decodes: Pillow warns about odd metadata, but raises what matters.
+    """Ignores warnings while any thread decodes: Pillow warns about odd metadata, but raises real errors.
 
     Warning filters belong to the whole process. If each thread restored the filters that it found, the last
     thread could restore those that another one had set, and an app would never see a warning again.
@@ -84,7 +84,7 @@ class _Silence:
                 self._found.__exit__(None, None, None)
 
     def hold(self) -> None:
-        """Lets no thread begin or end decoding until `go_on`, so that this process can be forked."""
+        """Lets no thread begin or end decoding until `go_on`, so that this process can safely fork."""
         self._lock.acquire()
 
     def go_on(self) -> None:
@@ -92,7 +92,7 @@ class _Silence:
         self._lock.release()
 
     def go_on_in_child(self) -> None:
-        """Does what `go_on` does, but in a forked process; forgets the threads that this process lacks."""
+        """Does what `go_on` does, but in a forked process; forgets threads that did not survive the fork."""
         others = self._threads - {threading.get_ident()}
         self._threads -= others
         if others and not self._threads:

@@ -1,4 +1,4 @@
-"""Reads folders of photos that have one sub-folder per class, or show one class."""
+"""Reads a folder of photos, either with one sub-folder per class or of a single class."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PhotoFolder:
         class_names: Names of the classes, sorted, in Unicode form NFC.
         photos: Photos of each class, in the same order.
         skipped: Lines about the files that were left out, with the reasons.
-        left_out: Names of the sub-folders that were not wanted.
+        left_out: Names of the sub-folders that the caller did not want.
     """
 
     class_names: tuple[str, ...]
@@ -64,8 +64,8 @@ def read_photo_folder(
         cache: Cache that keeps the decoded photos.
         min_photos: Smallest number of usable photos that a class must have.
         known_classes: Classes that the model already knows; a folder of such a class is refused.
-        if_known: Function that is given the name of such a class, and says what to do with its photos.
-        first_label: class_index of the first class, unless `label_of` is given; the others follow in order.
+        if_known: Function that is given the name of a known class, and says what to do with its photos.
+        first_label: class_index of the first class, unless `label_of` is given; the other classes follow.
         label_of: Function that is given a class name, and returns its class_index or what is wrong with it.
         wanted: Function that is given a class name, and says whether its folder is read at all.
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.

@@ -1,7 +1,7 @@
-"""Bounds what a photo may cost: Pillow reads every file through `GuardedFile`, which stops it in time.
+"""Bounds what a photo may cost: Pillow reads every file through `GuardedFile`, which enforces the limits.
 
 Pillow's loops over metadata are Python code that reads piece by piece, and its decoders are fed block by
-block, so whatever counts the reads can also end them. The decoding of one block cannot be interrupted. Its
+block, so `GuardedFile` can count the reads and end them. The decoding of one block cannot be interrupted. Its
 cost is bounded by the number of pixels that the file declares and, for JPEG, by the size of the block. Photos
 for which that bound is too high or unknown are decoded in a process with hard limits (`decoder`).
 """
@@ -26,11 +26,11 @@ MAX_FILE_BYTES = 256 * MIB
 MAX_PIXELS = 64_000_000  # decoded pixels, each of which takes four bytes
 MAX_JPEG_PIXELS = 200_000_000  # a JPEG is decoded directly to about the size that is needed
 MAX_PROGRESSIVE_PIXELS = 110_000_000  # all scans are kept in memory, at three bytes a pixel or more
-MAX_WEBP_PIXELS = 20_000_000  # its decoder keeps several copies in memory
+MAX_WEBP_PIXELS = 20_000_000  # the WebP decoder keeps several copies in memory
 MAX_TIMES_AS_LONG = 50  # the long side, as a multiple of the short one
 MAX_MEMORY_BYTES = 384 * MIB
 MAX_METADATA_BYTES = 16 * MIB
-MAX_METADATA_READS = 10_000  # Pillow makes three or four for each piece
+MAX_METADATA_READS = 10_000  # Pillow makes three or four reads for each piece
 MAX_SECONDS = 20  # of processor time
 _SHARE_BEFORE_LAST_BLOCK = 0.8  # of MAX_SECONDS; the rest is for the last block
 MAX_BYTES_HERE = 256 * MIB  # if photos of a format and size may take more, `decoder` decodes them
@@ -47,16 +47,16 @@ _MOST_BYTES_OF_PIXEL = 4  # in a file; no encoder writes more than uncompressed 
 _BYTES_PER_STRIP_PIXEL = 20  # for 16-bit grey, which is turned into floating-point numbers on the way
 
 _SECONDS_BETWEEN_CALLS = 0.2  # of `on_wait`, in processor time: waits on a busy machine do not count
-_SMALL_READ = 256  # bytes; of the reads up to this size, only some look at the clock
+_SMALL_READ = 256  # bytes; not every read up to this size looks at the clock
 _READS_PER_LOOK = 64
 
 
 class TooCostlyHereError(Exception):
-    """Signals that a photo must be decoded in the process with hard limits."""
+    """Signals that a photo must be decoded in the process with hard limits (`decoder`)."""
 
 
 class EndedError(BaseException):
-    """Carries an error of `on_wait` to the caller, past Pillow's code, which would catch many errors itself.
+    """Carries an error of `on_wait` to the caller, past Pillow's code, which would catch many other errors.
 
     Attributes:
         error: Error to raise in place of this one.
@@ -97,7 +97,7 @@ class GuardedFile(io.BufferedReader):
     """
 
     def __init__(self, path: Path, on_wait: Callable[[], None] = wait_on) -> None:
-        super().__init__(inspection.open_regular(path).detach())  # does not wait, even if it is a pipe by now
+        super().__init__(inspection.open_regular(path).detach())  # does not block, even if it is now a pipe
         self.length = self.seek(0, io.SEEK_END)
         self.seek(0)
         self._in_metadata = True

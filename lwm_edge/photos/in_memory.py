@@ -101,7 +101,7 @@ def _kind(given: object) -> str:
 
 
 def _prepared(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Prepares a copy of an image, so that the caller's stays as it is."""
+    """Prepares a copy of an image, so that the caller's image stays as it is."""
     if image.mode in _MODES_WITHOUT_RANGE:
         raise ConfigError(f"this image has the mode {image.mode!r}; convert it to RGB or to 8-bit grey")
     if not all(image.size):
@@ -146,7 +146,7 @@ def _content_of(photo: object) -> bytes:
         content = read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise PhotosError(f"cannot be read ({error.strerror or first_line(error)})") from None
-    except ValueError as error:  # it is closed
+    except ValueError as error:  # the file is closed
         raise ConfigError(f"this file cannot be read: {first_line(error)}") from None
     if not isinstance(content, bytes):
         raise ConfigError(f"a file must give bytes, not {_kind(content)}")

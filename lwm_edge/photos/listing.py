@@ -56,7 +56,7 @@ class Listing:
     Attributes:
         root: Folder to which the paths of photos are relative when they are shown.
         within: Whether a link to a photo must lead into the class's own folder; if not, it may lead anywhere
-            in the folder above that one.
+            in the parent of the class's folder.
         classes: Classes, sorted by name.
         beside: Lines about files that belong to no class.
         sub_folder_notes: Lines about classes whose folders have sub-folders.
@@ -90,7 +90,7 @@ def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bo
         may_be_named: Whether the user could have given `class_name`; if so, an error may say how.
 
     Raises:
-        PhotosError: The folder cannot be read, it has no class folders, or it is a data set in parts.
+        PhotosError: The folder cannot be read, it has no class folders, or it is a data set split into parts.
     """
     folders, loose = _entries(folder)
     if class_name is not None:
@@ -153,7 +153,7 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     except NotADirectoryError:
         raise PhotosError(f"{folder} is not a folder; give a folder with {_ONE_CLASS_EACH}") from None
     except PermissionError:
-        raise PhotosError(f"{folder} may not be read; check its permissions") from None
+        raise PhotosError(f"{folder} cannot be read; check its permissions") from None
     except OSError as error:
         raise PhotosError(f"{folder} cannot be read ({error.strerror}); check the path") from None
     return sorted(folders, key=class_name_of), sorted(files)

@@ -1,6 +1,6 @@
 """Opens photos with Pillow so that metadata costs little, and damaged metadata is ignored where possible.
 
-PNG and JPEG are opened by classes derived from Pillow's: setting Pillow's switches instead would change them
+PNG and JPEG are opened by classes derived from Pillow's. Setting Pillow's switches instead would change them
 for the whole process, which may be somebody else's app.
 """
 
@@ -38,8 +38,8 @@ _BRANDS = {
 }
 _CONTAINER_BRANDS = {b"mif1", b"msf1"}
 _NEW_SUBFILE_TYPE = 254  # number of the TIFF tag whose lowest bit marks a preview
-# Most bytes of a JPEG to decode before the next look at the clock, if it has several scans and if it has one.
-# Most photos have one scan, and then all bytes cost about the same.
+# Largest number of bytes to decode between two looks at the clock, for a JPEG with several scans and for one
+# with a single scan. Most photos have a single scan, in which all bytes cost about the same.
 _SCANS_BLOCK, _ONE_SCAN_BLOCK = 1024, 16 * 1024
 _FIRST_BLOCK, _LEAST_BLOCK = 128, 16  # small, as 10 bytes may start another scan of all pixels
 _FAST_BLOCK, _SLOW_BLOCK = 0.02, 0.1  # seconds
@@ -58,8 +58,8 @@ def open_photo(
     Args:
         path: Path of the photo.
         resize_size: Length of the photo's short side before the crop.
-        most_bytes: Limit on the bytes that the worst photo of this format and size would take; None in the
-            process with hard limits, where any photo is decoded.
+        most_bytes: Limit on the bytes that the costliest photo of this format and size would take; None in
+            `decoder`, which has hard limits and decodes any photo.
         on_wait: Function that is called a few times a second; what it raises ends the reading.
 
     Yields:
@@ -87,7 +87,7 @@ def open_photo(
 def load_reader_of(path: Path) -> None:
     """Loads the library that reads a photo, so that its memory does not count as the photo's.
 
-    Only the process with hard limits may call this, as it changes the library's settings for a whole process.
+    Only the process with hard limits (`decoder`) may call this, as it changes settings of the whole process.
 
     Raises:
         OSError: The file cannot be read.
@@ -100,7 +100,7 @@ def _opened(file: GuardedFile, in_decoder: bool) -> Image.Image:
     for kind in (_Png, _Jpeg):
         try:
             return kind(file)
-        except SyntaxError:  # Pillow's word for another format, or for a damaged header
+        except SyntaxError:  # Pillow's error for another format, or for a damaged header
             file.seek(0)
     formats = _costly_formats(file)
     _require_readers(formats)
@@ -129,7 +129,7 @@ def _bound_webp_metadata(file: GuardedFile, image: Image.Image) -> None:
 
 
 def _costly_formats(file: GuardedFile) -> tuple[str, ...]:
-    """Returns the formats, among those that only `decoder` may decode, that fit a file's first bytes."""
+    """Returns which of the formats that only `decoder` may decode fit a file's first bytes."""
     start = file.peek(_START_BYTES)[:_START_BYTES]
     if start.startswith(_TIFF_STARTS):
         return ("TIFF",)
@@ -189,7 +189,7 @@ def _load_readers(formats: Sequence[str]) -> None:
 
 
 def _refuse_preview(image: Image.Image) -> None:
-    """Refuses a raw photo: in most kinds, Pillow finds only a preview the size of a stamp."""
+    """Refuses a raw photo: Pillow finds only a tiny preview in most kinds."""
     if image.format == "TIFF" and int(image.tag_v2.get(_NEW_SUBFILE_TYPE, 0)) & 1:  # type: ignore[attr-defined]
         raise PhotosError("is a raw photo, of which only a small preview can be read; save it as JPEG")
 
@@ -265,7 +265,7 @@ class _Png(PngImageFile):
 
 
 class _ForgivingStream(PngStream):
-    """Passes over damaged or overlong metadata; of texts, keeps only those that may give the orientation."""
+    """Skips damaged or overlong metadata, and keeps only those texts that may give the orientation."""
 
     def call(self, cid: bytes, pos: int, length: int) -> bytes:
         """Reads a chunk; EOFError and AttributeError are passed on, as Pillow's loop relies on them."""
@@ -279,7 +279,7 @@ class _ForgivingStream(PngStream):
             self.fp.seek(pos + length)
             data = b""
         if cid in _TEXTS:
-            self._keep_orientation_alone(before)
+            self._keep_only_orientation(before)
         return data
 
     def crc(self, cid: bytes, data: bytes) -> None:
@@ -294,7 +294,7 @@ class _ForgivingStream(PngStream):
         ancillary = cid[:1].islower() and cid != b"tRNS"
         return ancillary and hasattr(self, f"chunk_{cid.decode('ascii', 'replace')}")
 
-    def _keep_orientation_alone(self, before: dict[str | tuple[int, int], Any]) -> None:
+    def _keep_only_orientation(self, before: dict[str | tuple[int, int], Any]) -> None:
         """Drops texts just read, which could pass for other entries of `im_info`; keeps the orientation."""
         kept = {name: self.im_info[name] for name in _TEXTS_WITH_ORIENTATION if name in self.im_info}
         self.im_info.clear()

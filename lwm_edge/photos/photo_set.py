@@ -63,7 +63,7 @@ def split_held_back(
 
 @dataclass
 class PixelCache:
-    """Keeps prepared photos in memory, up to a limit; the others are read again each time.
+    """Keeps prepared photos in memory, up to a limit; other photos are read again each time.
 
     Attributes:
         limit_bytes: Largest number of bytes that the kept pixels may take.
@@ -130,7 +130,7 @@ def augment(pixels: Pixels, generator: np.random.Generator) -> Pixels:
 
 
 def augmentation_generator(seed: int, epoch: int, photo: Photo) -> np.random.Generator:
-    """Makes a generator from seed, epoch and photo; so order, batches and resuming make no difference."""
+    """Makes a generator from seed, epoch and photo, so order, batches and resuming make no difference."""
     return np.random.default_rng([seed, epoch, int(photo.digest[:16], 16)])
 
 
@@ -162,7 +162,7 @@ class PhotoSet:
 
         Args:
             indices: Indices of the photos.
-            epoch: Epoch to augment them for; None leaves them as they are.
+            epoch: Epoch to augment the photos for; None leaves them as they are.
             report: Reporter that is called before each photo, and repeatedly while a photo is slow to read.
 
         Raises:

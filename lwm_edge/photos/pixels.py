@@ -16,7 +16,7 @@ _COARSE = 2  # large photos are first quickly reduced, to at least this many tim
 LONG = 3  # a photo more than this many times as long as it is wide loses its ends before it is converted
 STRIP_ROWS = 64  # rows of the photo that are converted at once
 EXIF_BYTES = 16 * 1024  # enough for the orientation; parsing can take hundreds of times as much memory
-_EXIF_CHARACTERS = 3 * EXIF_BYTES  # the same, as lines of hexadecimal digits
+_EXIF_CHARACTERS = 3 * EXIF_BYTES  # EXIF_BYTES as lines of hexadecimal digits
 _EXIF_AS_TEXT = "Raw profile type exif"  # in older PNG files
 _ORIENTATION = 0x0112  # number of the Exif tag
 _UPRIGHT_BY = {
@@ -71,7 +71,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
-    """Converts a photo's middle to RGB, reduced by a whole factor, but not to a short side below `side`.
+    """Converts a photo's middle to RGB, and shrinks it by a whole factor, never to a short side below `side`.
 
     It works strip by strip, so that a large photo is never copied as a whole.
     """

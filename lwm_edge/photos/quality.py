@@ -1,4 +1,4 @@
-"""Measures a photo's sharpness, brightness and size, each of which may be what is wrong with it."""
+"""Measures a photo's sharpness, brightness and size, to find out what is wrong with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sharpness(pixels: Pixels) -> float:
 
     The variance of the Laplacian is small for a blurred photo: Pech-Pacheco et al. 2000, "Diatom Autofocusing
     in Brightfield Microscopy". The quotient does not depend on contrast. It does depend on what the photo
-    shows, so compare it with that of photos of the same class.
+    shows, so compare only photos of the same class.
     """
     grey = _grey(pixels)
     inner = grey[1:-1, 1:-1]

@@ -73,9 +73,9 @@ def forget_decoding_peak() -> None:
 
 
 def decoding_bytes(here: int) -> int:
-    """Estimates how many bytes reading photos took at most, in both processes together.
+    """Estimates the most bytes that reading photos took at any time, in both processes together.
 
     Args:
-        here: Bytes that it took in this process.
+        here: Most bytes that reading photos took in this process.
     """
     return max(here + DECODER.resident_bytes, DECODER.peak_bytes)

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 OnWait = Callable[[], None]
 
 _SECONDS_BETWEEN_REPORTS = 0.1
-_AHEAD = 2  # photos for each thread, so that none waits while a result is used
+_AHEAD = 2  # photos queued for each thread, so that no thread waits while a result is used
 # Handing a photo to a thread takes longer than reading a small one. So threads start only once three photos
 # have each taken longer than 5 ms; the very first may be slow only because libraries are being loaded.
 _SLOW_PHOTOS, _SLOW_SECONDS = 3, 0.005
@@ -32,11 +32,11 @@ class _NobodyWaitsError(Exception):
 def reading_threads(limit_bytes: int | None) -> int:
     """Returns how many photos may be read at the same time: at least one, and at most one per processor.
 
-    If it is more than one, there is memory for all of them, even if each takes the most that it may, and for
-    the process that decodes costly photos.
+    If it is more than one, there is memory for all of them, even if each takes the most that is allowed, and
+    for the process that decodes costly photos.
 
     Args:
-        limit_bytes: Bytes that this process and that one may take together; None for all that is available.
+        limit_bytes: Bytes that this process and the decoding one may take together; None for all available.
     """
     room = available_memory_bytes() if limit_bytes is None else limit_bytes - rss_bytes()
     return max(1, min(usable_processors(), (room - MAX_MEMORY_BYTES) // MAX_BYTES_HERE))
@@ -121,7 +121,7 @@ class _Readers(Generic[Item, Result]):
         self._ended = False
 
     def start(self, threads: int) -> None:
-        """Starts threads, as daemons: one whose start is interrupted is never waited for."""
+        """Starts daemon threads, as nothing waits for a thread whose start was interrupted."""
         for _ in range(threads):
             thread = Thread(target=self._work, daemon=True)
             thread.start()

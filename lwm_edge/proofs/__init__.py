@@ -1,5 +1,5 @@
 """Checks a home: accounts for every byte, shows that nothing grows, and verifies where the model came from.
 
-No package below imports this one. It imports `increment`, `home`, `learning`, `custody`, `model` and the
-foundation.
+Only the pages, the demo and the command line import this package. It imports `increment`, `home`, `learning`,
+`custody`, `model` and the foundation (the modules that `lwm_edge` lists).
 """

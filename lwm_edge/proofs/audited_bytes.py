@@ -57,13 +57,13 @@ def _is_folder(path: Path) -> bool:
 
 
 def attributes_of_the_system(folder: Path) -> tuple[str, ...]:
-    """Names the extended attributes that the system set on a folder and what is in it; none is audited."""
+    """Names the extended attributes that the system set on a folder and its contents; none is audited."""
     found = {name for path in (folder, *entries(folder)) for name in attributes(path)}
     return tuple(sorted(found & SYSTEM_ATTRIBUTES))
 
 
 def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[str]:
-    """Lists what does not belong to a home (hidden or empty too), is missing, or is of the wrong kind."""
+    """Lists what does not belong in a home (even if hidden or empty), is missing, or is of the wrong kind."""
     files = {home.path / CURRENT, home.path / LOCK, *(generation.path / name for name in GENERATION_FILES)}
     files |= {home.trust} if home.trust.is_file() else set()
     files |= {generation.previous} if permits_undo(bundle.manifest) else set()

@@ -83,7 +83,7 @@ def _onnx_growth(bundle: Bundle, generation: Generation) -> OnnxGrowth | None:
     classes = len(names) - first.classes
     per_class = grown / classes if classes > 0 else None
     report = OnnxGrowth(classes=classes, bytes=grown, bytes_per_class=per_class)
-    if manifest.shipped_classes < first.classes:  # a shipped class was removed, and nothing keeps its name
+    if manifest.shipped_classes < first.classes:  # a shipped class was removed, and its name is not kept
         return report
     features = bundle.arrays("head.weight")["head.weight"].shape[1]
     try:

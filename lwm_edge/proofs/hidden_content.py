@@ -124,7 +124,7 @@ def _graph_problems(graph: bytes, bundle: Bundle) -> list[str]:
 
 
 def checkpoint_problems(path: Path, bundle: Bundle) -> Iterator[str]:
-    """Finds what does not belong in a checkpoint for training this model or the one before."""
+    """Finds what does not belong in a checkpoint for training this model or the previous one."""
     yield from header_problems(path)
     yield from (f"{path.name}: {problem}" for problem in _header_tensor_problems(path, bundle.manifest))
     arrays = bundle.arrays(ONNX_GRAPH, WEIGHT, BIAS)
@@ -167,7 +167,7 @@ def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
     except ValueError as error:
         return [f"{path.name} hides something: {error}"]
     if not isinstance(receipt, dict):
-        return []  # not a receipt, which `missing_or_changed` reports
+        return []  # `missing_or_changed` reports that it is not a receipt
     problems = [f"{path.name} has {problem}" for problem in _foreign_content(text)]
     footprint = receipt.get("footprint")
     head = footprint.get("ledger_head") if isinstance(footprint, dict) else None

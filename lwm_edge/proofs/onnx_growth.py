@@ -1,10 +1,11 @@
 """Computes by how many bytes an ONNX file must grow, almost independently of the code that makes the file.
 
-Only the metadata that lists the class names is made by that code. Each class takes a row of the
-head (d weights and a bias, 4 bytes each), a row of the score for unknown objects (a number for each of its
-axes and one more) and its name in the metadata. The rest is framing: the format needs more bytes to write
-larger numbers and lengths. To find out how many, the file is resized in memory to the classes that it had
-before, and protobuf says how long it would be then. The format is described at
+Only the metadata that lists the class names comes from that code. Each class takes a row of the head (a bias
+and a weight for each value that the head reads), a row of the score for unknown objects (a number for each of
+its axes and one more), and its name in the metadata. Each of these numbers takes 4 bytes. The rest is
+framing: the format needs more bytes to write larger numbers and lengths. To find out how many, the file is
+resized in memory to the classes that it had before, and protobuf computes the new length. The format is
+described at
 https://onnx.ai/onnx/repo-docs/IR.html.
 """
 
@@ -43,7 +44,7 @@ def expected_growth(before: Sequence[str], after: Sequence[str], features: int, 
     Args:
         before: Class names that the file had before.
         after: Class names that the file has now.
-        features: Number d of values that the head reads.
+        features: Number of values that the head reads.
         onnx: Content of the file.
 
     Raises:

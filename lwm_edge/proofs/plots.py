@@ -62,8 +62,8 @@ def save_plot(steps: Sequence[SimulationStep], path: Path) -> None:
 
 
 @contextmanager
-def no_list_of_fonts_left() -> Iterator[None]:
-    """Makes matplotlib, while it loads, write its list of fonts to a temporary folder, not to the user's.
+def temporary_font_list() -> Iterator[None]:
+    """Makes matplotlib, which lists fonts while it loads, write the list to a temporary folder.
 
     Does nothing if matplotlib is already loaded, or if the user chose a folder for the list.
     """
@@ -84,7 +84,7 @@ def _draw(axes: Any, classes: list[int], label: str, values: list[int]) -> None:
 
 def _new_figure() -> Figure:
     try:
-        with no_list_of_fonts_left():
+        with temporary_font_list():
             from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError(

@@ -28,11 +28,11 @@ class OnnxGrowth(Report):
         bytes: Number of bytes that the file grew by.
         bytes_per_class: Bytes per added class; None without added classes.
         head_bytes: Bytes that the new rows of the head and of the score for unknown objects must take; None
-            if the names at the start are not known, or the file is not an ONNX file.
+            if the original class names are not known, or the file is not an ONNX file.
         names_bytes: Bytes that the new names must take; None in the same cases.
         framing_bytes: Bytes that longer numbers and lengths must take; None in the same cases.
-        explained: Whether these three numbers are known and add up to exactly `bytes`; None if the names at
-            the start are not known.
+        explained: Whether these three numbers are known and add up to exactly `bytes`; None if the original
+            class names are not known.
     """
 
     classes: int
@@ -93,7 +93,7 @@ class SimulationStep(Report):
             alone.
         onnx_bytes_expected: Length of classifier.onnx, computed from the classes.
         labels_bytes_expected: Length of labels.txt, computed from the classes.
-        memory: Memory that the increment took; its `how` is moved to the simulation's report.
+        memory: Memory that the increment took; `SimulationReport.how` says how it was measured.
         problems: Problems that an audit of the home found after the increment.
         seconds: Wall-clock time of generating the photos and learning them.
     """
@@ -113,7 +113,7 @@ class Trend(Report):
 
     Attributes:
         figure: Name of the figure, which is in bytes.
-        second: Value after the second increment; the first one warms up, so no rise is counted from it.
+        second: Value after the second increment; the first is a warm-up, so no rise is counted from it.
         last: Value after the last increment.
         slope_bytes_per_class: Slope of the line fitted to the values from the second increment on.
         explained_bytes_per_class: Slope of the bytes that the classes themselves must take.

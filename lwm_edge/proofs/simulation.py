@@ -92,8 +92,8 @@ def simulate(
         on_progress: Function that is called before the first increment and after each.
 
     Returns:
-        The measurements; `passed` is False and `problems` says why if something grows that must not, or an
-            audit of the copy fails.
+        The measurements; `passed` is False and `problems` says why if something grows that must not grow, or
+            an audit of the copy fails.
 
     Raises:
         ConfigError: Some settings are impossible, or matplotlib is missing for a plot.
@@ -178,7 +178,7 @@ def run_here(job: Job, teach: Teach) -> Iterator[SimulationStep]:
 
 
 def _name(path: Path, home: Home) -> str:
-    """Names a file; a file of the current generation keeps this name after every increment."""
+    """Names a file; a file of the current generation has the same name after every increment."""
     generation = home.current().path
     return str(path.relative_to(generation if path.is_relative_to(generation) else home.path))
 

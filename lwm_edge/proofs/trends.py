@@ -2,9 +2,9 @@
 
 For files, every length must be the same after every increment, to the byte; only classifier.onnx and
 labels.txt grow, by exactly what their classes require. For resident and GPU memory, neither the rise of the
-fitted line nor that from the second increment to the last may exceed `MEMORY_TOLERANCE` of the second
-increment's peak. The first increment is left out here, because libraries are loaded and the allocator takes
-its memory then.
+fitted line nor the rise from the second increment to the last may exceed a share (`MEMORY_TOLERANCE`) of the
+second increment's peak. The first increment is left out here, because libraries load and the allocator takes
+its memory while it runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .reports import SimulationStep, Trend
 MEMORY_TOLERANCE = 0.02
 MIN_INCREMENTS = 3  # a warm-up, and two points for a line
 STORAGE = "all but ONNX and labels"
-_MEMORY_FIGURES = {  # whether each figure must stay constant; the others are only reported
+_MEMORY_FIGURES = {  # whether each figure must stay constant; if not, it is only reported
     "peak_rss_bytes": True,
     "peak_cuda_bytes": True,
     "peak_anonymous_bytes": False,
@@ -43,7 +43,7 @@ def value_of(figure: str, step: SimulationStep) -> int:
 
 
 def find_trends(steps: Sequence[SimulationStep]) -> tuple[Trend, ...]:
-    """Finds the trends of `STORAGE`, each file, and each of `_MEMORY_FIGURES` that was always measured."""
+    """Finds the trends of storage, of each file, and of each memory figure that was always measured."""
     classes = [step.classes for step in steps]
     trends = [_constant(STORAGE, classes, [storage_bytes(step) for step in steps])]
     for name in sorted({name for step in steps for name in step.file_bytes}):

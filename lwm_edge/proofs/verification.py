@@ -63,7 +63,7 @@ class _Keys:
     Attributes:
         vendor: Public key of the vendor; None if there is none.
         vendor_file: File that the vendor's key was read from.
-        from_home: Whether no vendor's key was given, so that the home's, if any, is used.
+        from_home: Whether no vendor's key was given; the key that the home trusts, if any, is then used.
         device: Public key of the device, if it was given.
         problems: Problems with these keys.
     """
@@ -82,8 +82,8 @@ def verify(
 
     Args:
         source: Model home, or the path of its folder or of a bundle.
-        trust: Path of the vendor's public key; None takes the one that the home trusts, so a bundle file
-            needs one.
+        trust: Path of the vendor's public key; None takes the key that the home trusts; for a bundle
+            file, a path is required.
         device_key: Path of the public key of the device that must have signed every recorded change.
 
     Returns:
@@ -132,7 +132,7 @@ def _verify_generation(generation: Generation, keys: _Keys, home: Home) -> Verif
 
 
 def _onnx_problems(generation: Generation, bundle: Bundle) -> list[str]:
-    """Compares classifier.onnx, which apps load and nobody signs, with the file that the bundle makes."""
+    """Compares classifier.onnx, which apps load and nobody signs, with the file made from the bundle."""
     if not generation.onnx.is_file():
         return [f"{generation.onnx.name} is missing"]
     same = is_onnx_of(bundle)(inspection.read_regular(generation.onnx))

@@ -98,7 +98,7 @@ def _odd() -> None:
 
 
 def test_too_many_open_files_are_a_limit_of_this_process() -> None:
-    refused = os_failure("use", "another file or pipe", OSError(errno.EMFILE, "Too many open files"))
+    refused = os_failure("use", "a file or pipe", OSError(errno.EMFILE, "Too many open files"))
     assert isinstance(refused, ResourceError) and "ulimit -n" in str(refused) and "close" not in str(refused)
 
 

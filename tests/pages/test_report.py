@@ -187,7 +187,7 @@ def test_a_page_about_an_increment_that_trains_shows_maps_before_and_after(
     assert taught.receipt.training is not None
     assert shown.elements.count("img") == 3 * 8 + len(taught.receipt.mistakes)
     text = " ".join(shown.text.split())
-    assert "where the model looked before" in text and "as evidence for" in text
+    assert "where the model looked before" in text and "with the evidence for" in text
     for mistake in taught.receipt.mistakes:
         assert mistake.photo.is_file() and mistake.taken_for != mistake.class_name
 
