@@ -98,7 +98,7 @@ def run_demo(folder: AnyPath, *, on_progress: ProgressCallback = ignore_progress
         on_progress: Function that is called at every step of the increments.
 
     Raises:
-        HomeError: There is a home that is not the demo's in the folder, or a home cannot be made there.
+        HomeError: The folder has a home that is not the demo's, or a home cannot be made in the folder.
         LwmEdgeError: An increment fails for one of the reasons that `add_classes` lists.
     """
     started = time.monotonic()
@@ -145,7 +145,7 @@ def _run_recipe(
     home = _start_over(folder)
     predictions, audits = [_predict(home, test[:1])], [audit(home)]
     for step, group in enumerate(GROUPS[1:], start=2):
-        config = IncrementConfig(recipe=recipe, force=True)  # the table shows each recipe, good or not
+        config = IncrementConfig(recipe=recipe, force=True)  # bad results belong in the table too
         receipt = add_classes(home, DEMO_DATA / "train" / group, config, on_progress=on_progress)
         predictions.append(_predict(home, test[:step]))
         audits.append(audit(home))

@@ -17,7 +17,7 @@ _without_folder_sync: set[int] = set()  # device numbers of file systems that ca
 
 @contextmanager
 def changing(action: str, path: Path) -> Iterator[None]:
-    """Explains refusals as `explained` does; refuses at once on a system where no change would be safe."""
+    """Turns the system's refusals into errors that say what to do; refuses at once if no change is safe."""
     require_safe_changes(action, path)
     with explained(action, path):
         yield
@@ -32,8 +32,8 @@ def require_safe_changes(action: str, path: Path) -> None:
     if missing := missing_features():
         raise HomeError(
             f"cannot {action} {path}: this system has no {', no '.join(missing)}, without which a model "
-            "could be damaged; make and change models on Linux or macOS: here, they can be read (predict, "
-            "evaluate, info, verify, and Classifier in Python)"
+            "could be damaged; make and change models on Linux or macOS; here, you can only read them "
+            "(predict, evaluate, info, verify, and Classifier in Python)"
         )
 
 

@@ -44,13 +44,13 @@ _OUT_OF_MEMORY_WORDS = (
     "failed to map segment",  # the loader's words when there is no memory for a library
     "can't start new thread",  # each thread needs memory, and counts towards a limit
 )
-_OTHER_FILE_SYSTEM = "a home needs them, so choose a folder on another one, such as ext4"
+_OTHER_FILE_SYSTEM = "a home needs them, so choose a folder on another file system, such as ext4"
 
 SOME_PHOTOS_FAILED = 9
 """Exit code of a command that did its work for some photos but could not read the others."""
 
 NOT_OFFERED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
-"""Error numbers that file systems, each in its own way, return for a feature that they do not offer."""
+"""Error numbers that various file systems return for a feature that they do not offer."""
 
 
 class LwmEdgeError(Exception):
@@ -202,7 +202,7 @@ def ran_out_of_memory(error: Exception) -> bool:
 
 
 def known(error: Exception) -> LwmEdgeError:
-    """Turns any error into one of this tree."""
+    """Turns any error into an LwmEdgeError."""
     if isinstance(error, LwmEdgeError):
         return error
     if ran_out_of_memory(error):
@@ -232,7 +232,7 @@ def _type_refused_as_path(error: Exception) -> str | None:
 
 
 def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
-    """Wraps a public function so that a refusal by the operating system is raised as an error of this tree.
+    """Wraps a public function so that a refusal by the operating system is raised as an LwmEdgeError.
 
     The same goes for a lack of memory or threads, and for a path that Python refuses. An error that the
     caller's own `on_progress` raises is passed on unchanged.
@@ -241,7 +241,7 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def explained(*given: P.args, **named: P.kwargs) -> T:
-        """Calls the function, and turns refusals by the operating system into errors of this tree."""
+        """Calls the function, and turns refusals by the operating system into LwmEdgeErrors."""
         callers_errors: list[Exception] = []
         try:
             arguments = signature.bind(*given, **named)
@@ -266,7 +266,7 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def noting_errors(callback: Callable[..., object], noted: list[Exception]) -> Callable[..., None]:
-    """Wraps a callback so that errors that it raises are noted in a list, and can be told from others."""
+    """Wraps a callback so that errors that it raises are noted in a list, apart from all other errors."""
 
     def noting(*given: object) -> None:
         """Calls the callback, and notes the error if it raises one."""
@@ -280,7 +280,7 @@ def noting_errors(callback: Callable[..., object], noted: list[Exception]) -> Ca
 
 
 def unexpected(error: Exception) -> LwmEdgeError:
-    """Turns an error that nobody foresaw into one that says what happened, where, and how to report it."""
+    """Turns an unforeseen error into one that says what happened, where, and how to report it."""
     frame = traceback.extract_tb(error.__traceback__)[-1:]
     where = f" ({Path(frame[0].filename).name}, line {frame[0].lineno})" if frame else ""
     return LwmEdgeError(

@@ -24,7 +24,7 @@ _MADV_DONTNEED = 4  # a constant of mman.h
 _PAGEMAP = Path("/proc/self/pagemap")
 # Bits of a page that is resident and belongs to a file, as a private page does until it is written to.
 _PAGE_STATE = np.uint64(1 << 63 | 1 << 61)
-_LIBRARY_PERMISSIONS = ("r--p", "r-xp")  # private to this process, as the loader maps code and constants
+_LIBRARY_PERMISSIONS = ("r--p", "r-xp")  # private mappings; the loader maps code and constants in this way
 _processes_of_ours: set[int] = set()
 
 

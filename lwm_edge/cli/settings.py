@@ -37,7 +37,7 @@ class FileConfig(Record):
     @model_validator(mode="before")
     @classmethod
     def _settings_are_known(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """Refuses unknown settings; names each of them, and the known one that was probably meant, if any."""
+        """Refuses unknown settings; names each and, if possible, the setting that was probably meant."""
         table = content.get("increment")
         names = table if isinstance(table, dict) else {}
         problems = [_unknown(name, cls.model_fields) for name in content]
@@ -55,9 +55,9 @@ class FileConfig(Record):
 
 
 def read_file_config(folder: Path = Path()) -> FileConfig:
-    """Reads `lwm-edge.toml` in a folder, by default the current one; without that file, the defaults apply.
+    """Reads `lwm-edge.toml` in a folder, by default the current one; without such a file, the defaults apply.
 
-    A folder that no longer exists or cannot be searched counts as one without the file.
+    A folder that no longer exists or cannot be searched is treated as having no such file.
 
     Raises:
         ConfigError: The file cannot be read, is not TOML, or has settings that are unknown or not usable.
@@ -87,7 +87,7 @@ def _is_there(path: Path) -> bool:
         path.stat()
     except (FileNotFoundError, PermissionError):  # a PermissionError means that the folder cannot be searched
         return False
-    except OSError:  # reading the file will raise this error again, and the caller explains it then
+    except OSError:  # reading the file will fail in the same way, and the caller explains that error
         return True
     return True
 
@@ -95,8 +95,8 @@ def _is_there(path: Path) -> bool:
 def find_home(home: Path | None, file_config: FileConfig) -> Path:
     """Finds the home's folder.
 
-    The first of these that is given counts: the argument, $LWM_EDGE_HOME, `home` in lwm-edge.toml, and the
-    platform's default. A `~` at the start is replaced, in case no shell has done so.
+    Takes the first that is given: the argument, $LWM_EDGE_HOME, `home` in lwm-edge.toml, or else the
+    platform's default. A leading `~` is expanded here, in case no shell has expanded it.
 
     Raises:
         ConfigError: Nothing says which folder `~` stands for, or there is no default on this machine.
@@ -121,7 +121,7 @@ def _default_home() -> Path:
         path = Path("~")
     if not path.is_absolute():  # neither HOME nor the list of users names a folder for this user
         raise ConfigError(
-            f"this user has no folder of their own, so there is no default for the model home; pass --home, "
+            f"this user has no home directory, so there is no default for the model home; pass --home, "
             f"or set {HOME_VARIABLE}"
         )
     return path

@@ -1,4 +1,4 @@
-"""Notes when the command started, so `__main__` imports it first."""
+"""Records when the command started; `__main__` imports this module before the rest of lwm-edge."""
 
 import time
 

@@ -68,10 +68,10 @@ def add_classes_command(
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Teach the model new classes, from photos of these classes alone: the main job.
+    """Teach the model new classes, from photos of these classes alone: the main command.
 
     The model, its ONNX file, labels and receipt change together, in the last step. After an interruption, the
-    same command continues any training that was saved, even if you omit its options.
+    same command, even without its options, continues any training that was saved.
     """
     from ..freed_memory import bound_allocator
     from ..increment.add import may_train
@@ -158,7 +158,7 @@ def add_photos_command(
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Teach the model more photos of classes that it knows; a photo given before counts twice."""
+    """Teach the model more about classes that it knows; a photo that was given before counts twice."""
     from .. import add_photos
     from ..freed_memory import bound_allocator
 

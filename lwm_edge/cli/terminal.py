@@ -75,7 +75,7 @@ def listed(names: Sequence[str], most: int = _LISTED) -> str:
 
 
 def joined(names: Sequence[str], most: int = _LISTED) -> str:
-    """Lists names as a sentence does, as in "A, B and C"; of many names, lists only the first few."""
+    """Lists names as a sentence does, as in "A, B and C"; if there are many, lists only the first few."""
     if len(names) > most or len(names) < 2:
         return listed(names, most)
     return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -27,7 +27,7 @@ def calibrate_command(
 ) -> None:
     """Set the threshold of `predict --unknown`, from this device's own photos of known classes.
 
-    Nothing is learnt. Give photos that the model has not learnt; it is too sure of those it has learnt.
+    The model learns nothing. Give photos that it has not learnt from; it is too sure of those that it has.
     """
     from .. import calibrate
 

@@ -91,7 +91,7 @@ def record_change(
     return manifest.model_copy(update={"custody": custody.with_link(link)})
 
 
-def goes_on_from(now: Manifest, before: Manifest) -> bool:
+def continues_record(now: Manifest, before: Manifest) -> bool:
     """Tells whether a model's record is the previous model's record, which must be sound, plus one change."""
     if now.custody is None or not now.custody.links or custody_problems(before, None, None):
         return False

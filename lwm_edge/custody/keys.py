@@ -32,7 +32,7 @@ _PRIVATE_MODE = 0o600
 _FIELD = 2**255 - 19
 _EIGHTH = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 _LOW_ORDER = {0, 1, _FIELD - 1, _EIGHTH, _FIELD - _EIGHTH}
-"""The y coordinates of those points of the curve that have an order of at most 8."""
+"""The y coordinates of the curve's points of low order (at most 8)."""
 _MAX_BYTES = 4096  # limit for a key file; an Ed25519 key takes 119 bytes
 
 
@@ -112,7 +112,7 @@ def read_public_key(path: AnyPath) -> str:
     """Reads a public key and returns it in hexadecimal.
 
     Raises:
-        TrustError: The key is missing, is not an Ed25519 public key, or is refused by `proves_anything`.
+        TrustError: The key is missing, is not an Ed25519 public key, or lets anyone forge signatures.
     """
     content = _read(Path(path), private=False)
     try:

@@ -33,7 +33,8 @@ def watch(
     Args:
         home: Model home, or the path of its folder.
         source: Number of a camera, as an integer or as text, or the path of a video file.
-        every_seconds: Minimum number of seconds between classified frames; in a video, of playing time.
+        every_seconds: Minimum number of seconds between classified frames; for a video, seconds
+            of playing time.
         top_k: Number of classes to return for each frame, best first.
         keep: Share of photos of known classes that must not be called unknown; one of `model.terms.SHARES`.
 

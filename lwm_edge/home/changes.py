@@ -27,7 +27,7 @@ from .measurement import MemoryUse
 from .reports import ChangeReport
 from .trust import key_to_trust, require_signed_base, require_trusted_model, write_trusted_key
 
-# Making a home takes half a second plus ten times as long as opening the base, if the base has 2 to 33 MiB.
+# For a base of 2 to 33 MiB, making a home takes half a second plus ten times as long as opening the base.
 _SECONDS_OF_LOADING, _OPENINGS = 0.5, 10.0
 
 

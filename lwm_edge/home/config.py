@@ -25,8 +25,8 @@ class ExportConfig(Settings):
     fixed_head: bool = False
     """Whether the file has outputs for all classes that the bundle has room for, so that shapes are fixed."""
     photos: ExactPath | None = None
-    """Folder of class folders, on whose photos the form is checked; int8 is checked on half of them, and
-    calibrated on up to 200 others."""
+    """Folder of class folders, on whose photos the form is checked; int8 is checked on half of the photos,
+    and calibrated on up to 200 of the other half."""
     force: bool = False
     """Whether to write the file even if it differs from the classifier on too many photos."""
 

@@ -16,7 +16,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .. import inspection, storage
-from ..custody.chain import goes_on_from, record_change
+from ..custody.chain import continues_record, record_change
 from ..errors import BundleError, ExportError
 from ..freed_memory import give_freed_memory_back
 from ..memory import peak_rss_bytes
@@ -77,8 +77,8 @@ def prepare(
         probe: Images, and the logits that the changed network computes from them.
         memory: Memory use of the change.
         started: Value of time.monotonic() when the change started.
-        onnx_bytes_before: Length of the ONNX file before the change; 0 if there was none, and then no
-            growth is reported.
+        onnx_bytes_before: Length of the ONNX file before the change; 0 if there was none, in
+            which case no growth is reported.
         device_key: Key that signs the change's link in the chain of custody; None leaves it unsigned.
         deed: Description of the change.
         previous: Path of the bundle that undo would return to; None if there is nothing to return to.
@@ -204,7 +204,7 @@ def previous_model(generation: Generation, bundle: Bundle) -> Bundle | None:
     except BundleError:
         return None
     now, before = bundle.manifest, previous.manifest
-    is_before = before.model_digest == now.parent_digest and goes_on_from(now, before)
+    is_before = before.model_digest == now.parent_digest and continues_record(now, before)
     return previous if before == now or is_before else None
 
 
@@ -245,7 +245,7 @@ def receipt_text(receipt: Report, capacity: int) -> bytes:
     A receipt that would be too long gives the number of skipped files instead of listing them.
 
     Raises:
-        ExportError: It would be too long even so.
+        ExportError: The receipt would be too long even with that number.
     """
     length = receipt_length(capacity)
     shorten: list[Callable[[Report], Report]] = [lambda r: r, _without_skipped]

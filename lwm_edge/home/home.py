@@ -10,8 +10,8 @@
     HOME/lock                                   locked by the only writer
     HOME/vendor.pub                             the vendor's public key; absent if the home accepts any base
 
-Whoever reads several files resolves the link only once (`Home.current`). A change writes the next generation,
-syncs it, switches the link, and then removes the old generation.
+A program that reads several files resolves the link only once (`Home.current`). A change writes the next
+generation, syncs it, switches the link, and then removes the old generation.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Home:
     def current(self) -> Generation:
         """Resolves the link, and returns the current generation.
 
-        On a system that cannot change homes, a home was copied there, perhaps without its link; then its only
+        A system that cannot change homes may have a copy of a home without its link. In such a copy, the only
         generation is the current one.
 
         Raises:
@@ -124,7 +124,7 @@ class Home:
         raise self._no_current()
 
     def _no_current(self) -> HomeError:
-        """Makes the error for a home without a current generation, which says what to do on this system."""
+        """Makes the error for a home without a current generation; it says what to do on this system."""
         if ownership.generation_folders(self.path):
             what = f"has models, but {CURRENT} points at none of them"
             change = f"try: lwm-edge repair --home {self.path}"
@@ -159,7 +159,8 @@ class Home:
     def onnx(self) -> Path:
         """Returns the path that apps load; it goes through the link, so it leads to the current file.
 
-        On a system that cannot change homes, the link may be missing, so it is the path of the file itself.
+        On a system that cannot change homes, the link may be missing, so this returns the path of the
+        file itself.
         """
         return self.current().onnx if missing_features() else self.path / CURRENT / ONNX
 
@@ -263,12 +264,12 @@ class Home:
         ownership.remove_staged(self.path)
         current = self._current_name()
         if current is None and os.path.lexists(self.path / CURRENT):
-            return  # it leads to no generation, so nobody knows which one to keep
+            return  # the link leads to no generation, so it is unclear which one to keep
         folders = ownership.generation_folders(self.path)
         stale = [path for path in folders if path.name != current and ownership.is_generation(path)]
         if current is None:  # the lost link may have pointed at a complete model
             stale = [path for path in stale if not Generation(path).is_complete()]
-        if stale:  # if a writer was killed, its switch of the link may not be on the disk yet
+        if stale:  # a killed writer may have switched the link, but not synced the switch
             durability.sync_folder(self.path)
         for path in reversed(stale):  # newest first: an older one proves that a newer, half-made one is ours
             ownership.remove_generation(path)

@@ -140,8 +140,8 @@ def remove_generation(folder: Path, *, is_ours: bool = False) -> None:
 
     Args:
         folder: Folder of the generation.
-        is_ours: Whether the caller knows that the generation is ours, whatever its bundle contains: it was
-            just staged, or was the current one.
+        is_ours: Whether the caller knows that the generation is ours, whatever its bundle contains,
+            because it was just staged or was the current one.
     """
     if is_generation(folder) or (is_ours and inspection.holds_only(folder, _MAY_BE_IN_A_GENERATION)):
         storage.remove_folder(folder, _MAY_BE_IN_A_GENERATION, last=BUNDLE)
@@ -250,7 +250,7 @@ def describe_foreign(home: Path, max_listed: int) -> tuple[str, ...]:
 
 
 def is_leftover(home: Path, path: Path) -> bool:
-    """Returns whether a path beside the current model is ours, so that the next change removes it."""
+    """Returns whether a path beside the current model is ours; if so, the next change removes it."""
     parents = [path, *path.parents]
     folder = next((parent for parent in parents if parent.parent == home / GENERATIONS), None)
     return is_generation(folder) if folder else _is_ours(path)

@@ -184,8 +184,8 @@ def evaluate(
 
     Args:
         home: Model home, or the path of its folder.
-        folder: Path of a folder with a sub-folder of photos for each class to measure, which need not be all
-            of the model's classes. Sub-folders of other classes are left out, and named in the report.
+        folder: Path of a folder with a sub-folder of photos for each class to measure: some or all of the
+            model's classes. Sub-folders of other classes are left out, and named in the report.
         on_progress: Function that is called before each photo is read, and again before it is classified; any
             exception that it raises ends the call.
 

@@ -1,4 +1,4 @@
-"""Provides `repair_home`, which rebuilds a home's damaged files from its bundle, but never the bundle."""
+"""Provides `repair_home`, which rebuilds a home's damaged files from its bundle, which it never changes."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class FootprintReport(Report):
     Attributes:
         bundle_bytes: Length of model.lwm, which never changes.
         bundle_bytes_before: Length of model.lwm before the change.
-        onnx_bytes: Length of classifier.onnx, which each class makes longer; see `proofs.onnx_growth`.
+        onnx_bytes: Length of classifier.onnx, which grows with each class; see `proofs.onnx_growth`.
         onnx_bytes_before: Length of classifier.onnx before the change; the new length if a home was made.
         peak_rss_bytes: High-water mark of the resident memory of the process that made the change.
         export_peak_rss_bytes: High-water mark of the process that exported and committed the new model.
@@ -123,7 +123,7 @@ class ExportReport(Report):
         onnx_bytes: Length of the file.
         class_names: Class names in the order of the outputs.
         model_digest: Digest of the model in the file.
-        parity: Comparison of the ONNX file with the network, before any change of the file into another form.
+        parity: Comparison of the ONNX file with the network, before the file was changed into another form.
         comparison: Comparison of the new form with the ONNX file on photos; None if no photos were given.
     """
 

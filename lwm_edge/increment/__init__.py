@@ -1,6 +1,6 @@
-"""Teaches new classes and more photos: plans an increment, learns it (by default in workers) and commits it.
+"""Teaches new or known classes: plans an increment, learns it (by default in workers) and commits it.
 
 An interrupted increment can be resumed. This package also renames, merges and removes known classes,
-calibrates the score for unknown objects, checks photos, and teaches those that arrive in an inbox. It is the
-place where `home` and `learning` meet; it imports `custody`, `model`, `photos` and the foundation too.
+calibrates the score for unknown objects, checks photos, and teaches the model from photos that arrive in an
+inbox. It combines `home` and `learning`, and also imports `custody`, `model`, `photos` and the foundation.
 """

@@ -31,7 +31,7 @@ def add_classes(
 ) -> IncrementReport:
     """Teaches a home's model new classes, from photos of these classes alone.
 
-    Nothing that a reader of the home sees changes until the last step, which is a single rename. After an
+    Nothing changes for users of the home until the last step, which is a single rename. After an
     interruption (Ctrl-C, a kill or a power cut), the same call continues any training that was saved.
 
     Args:
@@ -78,7 +78,7 @@ def add_photos(
     wait: bool = False,
     started: float | None = None,
 ) -> IncrementReport:
-    """Teaches a home's model more photos of classes that it knows, as if it had learnt all photos at once.
+    """Teaches a home's model more about classes that it knows, as if it had learnt all photos at once.
 
     The network stays as it is. The mean and count of each class, the covariance and the head become what they
     would be if old and new photos had come together. A class that the vendor shipped gets more photos only if
@@ -101,8 +101,8 @@ def add_photos(
 
     Raises:
         LwmEdgeError: For the reasons that `add_classes` lists; ConfigError also if the head was trained and
-            `solve_head` is not set, PhotosError if the model does not know a class or may not learn more
-            photos of it.
+            `solve_head` is not set, PhotosError if the model does not know a class or may not be taught
+            more about it.
     """
     more = MorePhotos(solve_head)
     return _learn(
@@ -129,7 +129,7 @@ def _learn(
     wait: bool,
     started: float | None,
 ) -> IncrementReport:
-    """Learns photos of new classes or, with `more`, of known ones."""
+    """Learns new classes or, with `more`, more about known ones."""
     started = time.monotonic() if started is None else started
     home, photos = open_home(home), Path(photos)
     config = config or IncrementConfig()

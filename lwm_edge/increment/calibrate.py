@@ -22,7 +22,6 @@ from ..model.terms import KEPT
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import AnyPath, ProgressCallback, ignore_progress
-from ..wording import counted
 from .reports import CalibrationReport
 
 _IMAGES_AT_ONCE = 4
@@ -58,7 +57,7 @@ def calibrate(
     """Sets the threshold for unknown objects from this device's own photos of known classes.
 
     The scores of these photos replace the old scores of their classes; those of other classes stay. Nothing
-    is learnt. Photos that the model has learnt score too high, so give others.
+    is learnt. Photos that the model has learnt from score too high, so give other photos.
 
     Args:
         home: Model home, or the path of its folder.
@@ -128,20 +127,19 @@ def _share_kept(histogram: unknown.Histogram, score: float) -> float:
 def _warnings(calibration: unknown.Calibration, manifest: Manifest) -> list[str]:
     warnings = []
     if not calibration.has_enough_photos(KEPT):
-        photos = counted(calibration.photos, "photo", "photos")
         warnings.append(
-            f"there is no threshold yet: {photos} of known classes went into it, but one that keeps "
-            f"{KEPT:.0%} of photos needs at least {unknown.fewest_photos(KEPT)}"
+            f"there is no threshold yet: a threshold that keeps {KEPT:.0%} of photos needs at least "
+            f"{unknown.fewest_photos(KEPT)} photos of known classes (so far: {calibration.photos})"
         )
     elif calibration.threshold(KEPT) is None:
         warnings.append(
-            f"there is no threshold: one that keeps {KEPT:.0%} of the photos of known classes would keep "
-            "photos of anything, as too many of them look like none of the classes; check that these photos "
+            "there is no threshold: too many photos of known classes look like none of the classes, so a "
+            f"threshold that keeps {KEPT:.0%} of them would keep photos of anything; check that these photos "
             "show the classes that they are filed under"
         )
     if missing := len(manifest.class_names) - calibration.classes:
         warnings.append(
-            f"no photos of {missing} of the {len(manifest.class_names)} classes went into the threshold, so "
-            "it is not known how many of their photos it keeps"
+            f"no photos of {missing} of the {len(manifest.class_names)} classes were scored, so it is not "
+            "known how many of their photos a threshold keeps"
         )
     return warnings

@@ -1,4 +1,4 @@
-"""Looks for photos that would do harm: blurred, black, white, tiny, mislabelled, or much like another.
+"""Looks for photos that would do harm: blurred, black, white, tiny, mislabelled, or much the same as another.
 
 Apart from their size, photos are judged as the network sees them. To find mislabelled ones, each photo is
 classified by a last layer that is solved from the model's own features without that photo
@@ -64,7 +64,7 @@ def check_photos(
     class_name: str | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> CheckReport:
-    """Looks for photos that a model should neither learn nor be measured on; changes nothing.
+    """Looks for photos that a model should neither learn from nor be measured on; changes nothing.
 
     Args:
         home: Model home, or the path of its folder.

@@ -26,7 +26,7 @@ def pass_gate(
         config: Settings of the increment, with the thresholds.
         accuracy: Accuracy on the held-back photos.
         drift: Drift of the student from its teacher.
-        hopeless: Reasons to refuse the student that no threshold covers: taught classes that it recognises no
+        hopeless: Reasons, besides the thresholds, to refuse the student: taught classes that it recognises no
             better than chance, and shipped classes that are lost.
         shipped_classes: Number of shipped classes that the model still has.
 

@@ -1,7 +1,7 @@
-"""Provides `teach_inbox` and `watch_inbox`, which teach the photos that arrive in an inbox.
+"""Provides `teach_inbox` and `watch_inbox`, which teach the model from photos that arrive in an inbox.
 
 Photos arrive in class folders. When nothing in a class folder has changed for a while, its photos are moved
-out and taught, as a new class or, if the model knows the class, as more photos of it.
+out, and the model learns from them: a new class or, if it knows the class, more about it.
 `inbox_watcher` decides when, `inbox_teaching` does the teaching, and `inbox_folder` moves the photos.
 """
 
@@ -35,27 +35,27 @@ def teach_inbox(
     on_progress: ProgressCallback = ignore_progress,
     isolate: bool = True,
 ) -> InboxReport:
-    """Teaches the photos that are in an inbox, once; trains nothing, so it needs no torch.
+    """Teaches a home's model once from the photos in an inbox; trains nothing, so it needs no torch.
 
-    Each class is taught in a change of its own. If the model already knows a class, its photos are taught as
-    with `add_photos`. Photos that cannot be taught stay in their folder. The reason is in the report and,
-    unless there are just too few photos yet, also in a file beside the folder.
+    Each class is taught in a change of its own. If the model already knows a class, it learns from these
+    photos as with `add_photos`. Photos that cannot be used stay in their folder. The reason is in the report
+    and, unless there are just too few photos yet, also in a file beside the folder.
 
     Args:
         home: Model home, or the path of its folder.
         inbox: Path of a folder in which photos arrive in sub-folders, one for each class.
         config: Settings; None means the defaults. The recipe must be `auto` or `lda`; both mean `lda` here.
-        taught: Folder to which photos are moved once they are taught, in a sub-folder for each class.
-        delete: Whether to delete taught photos instead of moving them.
+        taught: Folder to which photos are moved once they are learnt, in a sub-folder for each class.
+        delete: Whether to delete learnt photos instead of moving them.
         quiet_seconds: Seconds for which a class folder must stay unchanged before it is taught. If there are
             photos, this call waits that long to see whether anything changes.
         on_progress: Function that is called at every step; any exception that it raises ends the call, and
-            the photos that were just being taught are put back or, if they are learnt already, put away.
+            the photos that were being learnt are put back or, if that is done already, moved or deleted.
         isolate: Whether to learn in worker processes; False learns in this process.
 
     Raises:
-        ConfigError: The settings do not fit, one of the folders is inside another, or teaching photos of this
-            inbox to another home was interrupted.
+        ConfigError: The settings do not fit, one of the folders is inside another, or the teaching of
+            another home from this inbox was interrupted.
         HomeError: The home or the inbox is missing, or cannot be written to.
         BusyError: Another process is working on this inbox. If only the home is busy, this call waits for it.
         LwmEdgeError: For the reasons that `add_classes` lists, if the home is the cause and not the photos.
@@ -81,14 +81,14 @@ def watch_inbox(
     on_progress: ProgressCallback = ignore_progress,
     isolate: bool = True,
 ) -> None:
-    """Teaches photos as they arrive in an inbox, until an interruption or any other exception.
+    """Teaches a home's model from photos that arrive in an inbox, until an interruption or other exception.
 
     Args:
         home: As for `teach_inbox`.
         inbox: As for `teach_inbox`.
         config: As for `teach_inbox`.
-        on_report: Function that is called after the first look, after photos were taught, and when the
-            waiting photos or the reasons have changed.
+        on_report: Function that is called after the first look, after photos were learnt, and when the
+            waiting photos, or the reasons why they wait, have changed.
         taught: As for `teach_inbox`.
         delete: As for `teach_inbox`.
         quiet_seconds: As for `teach_inbox`.
@@ -130,8 +130,8 @@ def _watcher(
     folder = InboxFolder(path, None if taught is None else absolute(taught))
     if config.recipe not in ("auto", "lda"):
         raise ConfigError(
-            f"an inbox is taught without training, so recipe {config.recipe} cannot be used; leave out the "
-            "recipe, and use lwm-edge add-classes if you want to train"
+            f"photos in an inbox are learnt without training, so recipe {config.recipe} cannot be used; "
+            "leave out the recipe or, to train, use lwm-edge add-classes"
         )
     if (taught is None) == (not delete):
         raise ConfigError("say what becomes of taught photos: pass --taught with a folder, or --delete")

@@ -171,7 +171,7 @@ def test_windows_refuses_changes_at_once_and_says_why(
     for name, (message, exit_code) in said.items():
         assert "this system has no file locks, no syncs of folders, no owners of files" in message, name
         assert exit_code == 4 and "\n" not in message, name
-        assert "here, they can be read (predict" in message, name
+        assert "here, you can only read them (predict" in message, name
     (tmp_path / "windows" / "sitecustomize.py").unlink()
     (tmp_path / "windows").rmdir()  # nothing else is left in the folder for temporary files
     assert state_of(tmp_path) == before

@@ -248,7 +248,7 @@ def test_init_refuses_a_file_system_without_links_or_locks(
         path.mkdir()
     monkeypatch.setattr(where, what, _refusing(number))
     lacking = {"symlink": "no symbolic links", "flock": "no locks"}[what]
-    with pytest.raises(HomeError, match=f"this file system has {lacking} .*choose a folder on another one"):
+    with pytest.raises(HomeError, match=f"this file system has {lacking} .*on another file system"):
         init_home(WITHOUT_LEVELS, path)
     monkeypatch.undo()
     if not folder_is_there:

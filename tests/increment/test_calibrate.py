@@ -61,9 +61,7 @@ def test_a_lack_of_photos_is_told_from_photos_that_look_like_no_class(home: Home
     manifest, histogram = home.open_bundle().manifest, np.zeros((8, BINS), np.int32)
     histogram[:6, 60] = 3
     too_few = unknown.calibrate(histogram)
-    assert (
-        "18 photos of known classes went into it, but one that keeps 95%" in _warnings(too_few, manifest)[0]
-    )
+    assert "at least 19 photos of known classes (so far: 18)" in _warnings(too_few, manifest)[0]
     assert threshold(too_few) == "no threshold yet, with only 18 photos of 6 classes"
     histogram[:, 0] = 20
     too_low = unknown.calibrate(histogram)
@@ -164,8 +162,7 @@ def test_too_few_photos_give_no_threshold_and_say_so(home: Home, make_photos: Ph
     report = calibrate(home, make_photos("Coat", count=18))
     assert report.calibration.threshold(0.95) is None
     assert any(
-        "18 photos of known classes went into it, but one that keeps 95% of photos needs at least 19"
-        in warning
+        "keeps 95% of photos needs at least 19 photos of known classes (so far: 18)" in warning
         for warning in report.warnings
     )
     assert any("of 5 of the 6 classes" in warning for warning in report.warnings)
