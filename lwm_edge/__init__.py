@@ -1,7 +1,8 @@
 """Teach a deployed image classifier new classes, on the device, from photos of the new classes alone.
 
 The method is Learning without Memorizing (Dhar et al., CVPR 2019). Its three losses are in `learning.losses`,
-its attention maps in `learning.attention`, and its training loop in `learning.training`. The other parts:
+its attention maps in `learning.attention`, and its training loop in `learning.training`. The other parts
+follow; an arrow leads from a module to the one that works next:
 
     reading photos      photos: folders (listing, checking) -> reading -> photo_set; in_memory, class_names
     forms of a model    model: bundle (one file of constant length, described by its manifest), network
@@ -10,20 +11,20 @@ its attention maps in `learning.attention`, and its training loop in `learning.t
     making a base       base: build (train, saved_training) or adopt (checkpoint, labels) a classifier;
                         start; finish (choose_levels, observing, examine -> measure); ranks (several
                         processes)
-    keeping a model     home -> generations of bundle, ONNX file, labels and receipt, with a link to the
+    keeping a model     home: generations of bundle, ONNX file, labels and receipt, with a link to the
                         current generation and one writer at a time; ownership (what may be removed);
                         changes, previous (undo), repair, export; readers (without torch); camera;
                         interrupted (an increment that can be resumed)
     adding classes      increment: add -> worker -> learn (task, plan, teach, verdict, gate) -> commit;
                         plan (job, prediction); renaming (of a class, or merging it into another);
                         removal (of a class); calibrate;
-                        doctor (finds photos that do harm) -> findings;
+                        doctor (finds harmful photos) -> findings;
                         inbox -> inbox_watcher -> inbox_teaching -> inbox_record, inbox_folder (photos
                         that arrive in a folder)
-    proving its origin  custody: keys -> signing -> chain; home/trust; proofs/verification
+    proving origin      custody: keys -> signing -> chain; home/trust; proofs/verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     pages to look at    pages: facts, charts -> report (about a home); moment (about an increment, with
-                        photos); doctor (about photos that do harm)
+                        photos); doctor (about harmful photos)
     the command line    cli: commands, teaching, receipt, display, progress, terminal, settings
 
 A package imports only from those before it: the foundation (records, errors, wording, inspection, durability,
@@ -132,7 +133,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
 
 # ONNX Runtime's official builds for Linux send usage reports to their publisher, and keep a database of them
 # in the user's cache folder. They read this variable when they are loaded, so it is set before this package
-# imports them; our workers inherit it. Anybody who wants the reports can set it to another value.
+# imports them; our workers inherit it. Anyone who wants to send them can set it to another value.
 if not os.environ.get("ORT_DISABLE_TELEMETRY"):
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 

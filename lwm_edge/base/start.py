@@ -65,8 +65,8 @@ def trained_network(
     if rows not in (classes, None):  # if the checkpoint has no head, `_load` below says so
         raise ConfigError(
             f"the number of classes in the head of {checkpoint} is {rows}, but the number of folders of "
-            f"photos is {classes}; give photos of the classes that it was trained on, or train it on these "
-            "with lwm-edge build-base --checkpoint"
+            f"photos is {classes}; give photos of the classes that it was trained on, or train it on the "
+            "photos given here with lwm-edge build-base --checkpoint"
         )
     _load(model, architecture, config.architecture, state, whole_head=True)
     network = _assemble(model, architecture, config, preprocessing)

@@ -135,7 +135,7 @@ def _statistics(report: StatisticsReport) -> str:
     photos = {
         "all": "all photos",
         "unseen": "photos that the network never saw",
-        "given": "the photos given for this",
+        "given": "the given photos",
         "varied": "varied copies of the photos, as the network knows the photos themselves by heart",
     }
     tried = ", ".join(f"{way} {percent(accuracy)}" for way, accuracy in report.accuracy.items())
