@@ -4,15 +4,15 @@ import gc
 import os
 
 from .cli import started  # noqa: F401 - imported first, to note the time before anything else loads
-from .cli.interruption import ignore_requests_to_stop, stop_with_a_sentence
+from .cli.interruption import handle_requests_to_stop, ignore_requests_to_stop
 from .processors import thread_settings
 
-_OBJECTS_BETWEEN_COLLECTIONS = 100_000  # high, as the modules that a command loads later are no garbage
+_OBJECTS_BETWEEN_COLLECTIONS = 100_000  # high, as modules that a command loads later are not garbage
 
 
 def main() -> None:
     """Sets up how the command stops on request, loads the command line, and runs it."""
-    stop_with_a_sentence()
+    handle_requests_to_stop()
     os.environ.update({**thread_settings(), **os.environ})
     gc.disable()  # libraries create little garbage while they load, so looking for it would waste time
     from .cli.commands import main as run_command_line
@@ -25,7 +25,7 @@ def main() -> None:
         run_command_line()
     finally:
         ignore_requests_to_stop()
-        gc.freeze()  # the process ends, so nothing needs collecting
+        gc.freeze()  # the process is about to end, so nothing needs collecting
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Finds the cgroups that this process is in, of version 1 or 2; see cgroups(7)."""
+"""Finds the cgroups, of version 1 or 2, that this process is in; see cgroups(7)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ROOT, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def levels(controller: str) -> Iterator[tuple[int, Path]]:
-    """Yields the version and folder of each cgroup that may limit this process, from the process upwards."""
+    """Yields the version and folder of each cgroup that may limit this process, innermost first."""
     try:
         lines = _MEMBERSHIP.read_text().splitlines()
     except OSError:

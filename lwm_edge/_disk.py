@@ -98,8 +98,8 @@ def symlink(link: Path, target: str) -> None:
 def _give_link_to_owner_of(folder: Path, link: Path) -> None:
     """Gives a link, not its target, to the owner of the link's folder.
 
-    It works on a descriptor, for the reason that `give_to_owner_of` states. fchown(2) refuses the descriptor
-    of a link, but chown(2) accepts the descriptor's path in /proc, which stands for the link itself.
+    It works on a descriptor; `give_to_owner_of` says why. fchown(2) refuses the descriptor
+    of a link, but chown(2) accepts the descriptor's path in /proc, which means the link itself.
     """
     if not hasattr(os, "O_PATH"):
         return
@@ -154,7 +154,7 @@ def open_lock(path: Path) -> int:
 
 
 def give_to_owner_of(folder: Path, descriptor: int) -> None:
-    """Gives what the superuser creates in a user's folder to that user, who could not change it otherwise.
+    """Gives what the superuser creates in a folder to the folder's owner, who could not change it otherwise.
 
     It works on a descriptor, because whoever may change the folder could make a path lead somewhere else.
     """

@@ -1,7 +1,7 @@
 """Starts processes that run a module of this package.
 
 The process that starts another is called its parent. When the parent ends, the standard input of the new
-process closes, and so the new process notices. Callers decide what is sent through the pipes.
+process closes, so the new process notices. Callers decide what is sent through the pipes.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def _python() -> str:
     if getattr(sys, "frozen", False) or not any(python in name for python in ("python", "pypy")):
         raise ConfigError(
             f"sys.executable is {executable!r}, which is not a Python interpreter, so no process can be "
-            "started with it; before the call, set sys.executable to a Python that has lwm_edge or, for "
-            "add_classes, pass isolate=False"
+            "started with it; set sys.executable to a Python that has lwm_edge before the call, or pass "
+            "isolate=False to add_classes"
         )
     return executable
 
@@ -99,7 +99,7 @@ def _python() -> str:
 def _existing_folder() -> str | None:
     """Returns the root folder if the current folder is gone, else None.
 
-    In a folder that is gone, MKL would end the process.
+    The maths library MKL ends any process whose current folder is gone.
     """
     try:
         Path.cwd()

@@ -79,7 +79,7 @@ def forgiving_streams() -> Iterator[None]:
 
 
 def output_failure() -> OSError | None:
-    """Returns why text did not reach standard output; None if all of it did, or if the reader went away."""
+    """Returns why text did not reach standard output; None if all of it did, or if its reader went away."""
     sys.stdout.flush()
     failure = getattr(sys.stdout, "failure", None)
     return None if isinstance(failure, BrokenPipeError) else failure

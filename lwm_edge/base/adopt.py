@@ -43,7 +43,7 @@ def pack_checkpoint(
 
     Args:
         checkpoint: Path of a torch checkpoint (.pth) of the whole classifier, in any of the usual wrappings.
-        photos: Path of a folder of the photos that it was trained on, with one sub-folder for each class.
+        photos: Path of a folder of the classifier's training photos, with one sub-folder for each class.
         output: Path of the bundle to write; an existing file is replaced.
         config: Settings of the base.
         on_progress: Function that is called at every step and before each photo.
@@ -58,7 +58,7 @@ def pack_checkpoint(
             size does not fit the network, the preprocessing cannot be used, or the output cannot be written.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
         HomeError: Writing the bundle failed.
-        ResourceError: Memory or disk space ran out, or another process ended without a word.
+        ResourceError: Memory or disk space ran out, or another process ended without an error message.
         PeerError: Another process failed; the error that it raised says why.
     """
     with joined() as ranks:
@@ -158,7 +158,7 @@ def _check_unseen(ranks: Ranks, unseen: PhotoSet, *others: PhotoSet) -> None:
     ]
     if twice:
         raise PhotosError(
-            "some photos are given both as unseen and among the others, so they would measure nothing; "
+            "some unseen photos are in another folder too, so accuracy on them would mean nothing; "
             "remove them from one of the two folders",
             shortened(twice, _LISTED),
         )

@@ -54,7 +54,7 @@ def build_base(
         GateError: The training diverged.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
         HomeError: Writing the bundle or the unfinished training failed.
-        ResourceError: Memory or disk space ran out, or another process ended without a word.
+        ResourceError: Memory or disk space ran out, or another process ended without an error message.
         PeerError: Another process failed; the error that it raised says why.
     """
     with joined() as ranks:
@@ -77,7 +77,7 @@ def _build(
     material = _read_material(photos, config, preprocessing, ranks, on_progress)
     network.to(device)
     saved = SavedTraining(output, material.learnt, config, ranks)
-    # Stochastic depth draws from torch's global generators; the CPU's gets its old state back afterwards.
+    # Stochastic depth draws from torch's global generators; the CPU's generator gets its old state back.
     with torch.random.fork_rng(devices=[]), computing_in(_precision(config, device), network):
         torch.manual_seed(config.seed + ranks.rank)
         training = train_base(network, material.learnt, config, saved, ranks, on_progress)

@@ -23,7 +23,7 @@ _PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.", "ema_model."
 _COUNTERS = ("n_averaged", "num_updates", "step", "decay", "initted")  # added by averaging wrappers
 _OPTIONAL = ".num_batches_tracked"
 _LONGEST_NAME = 80
-_OF_PROTOCOL_4 = "140|147|149"  # opcodes SHORT_BINUNICODE, STACK_GLOBAL and FRAME
+_PROTOCOL_4_OPCODES = "140|147|149"  # SHORT_BINUNICODE, STACK_GLOBAL and FRAME
 _DEEPEST = 20  # maximum depth of nested wrappings
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32)
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # old names in torchvision's files
@@ -95,7 +95,7 @@ def _load(path: Path) -> Any:
                 f"{path} holds an object of type {_shown(found[1])}, which cannot be read without running "
                 f"its code; load it where it was trained, and {_ADVICE}"
             ) from None
-        if re.search(rf"Unsupported operand ({_OF_PROTOCOL_4})\b", str(error)):
+        if re.search(rf"Unsupported operand ({_PROTOCOL_4_OPCODES})\b", str(error)):
             raise ConfigError(
                 f"{path} was saved with a newer pickle protocol than torch's default (2), which cannot be "
                 f"read without running its code; load it where it was trained, and {_ADVICE}"
@@ -109,8 +109,8 @@ def _load(path: Path) -> Any:
 def _mappings(content: Any, visited: set[int], depth: int = 0) -> Iterator[dict[str, Tensor]]:
     """Yields the mappings from names to tensors in the usual places of a checkpoint's content.
 
-    For each prefix that some names of a mapping have, there is another mapping of these names alone, without
-    the prefix. If two mappings fit equally well, the first one is read, so averages come last.
+    If some names of a mapping share a prefix, another mapping holds these names alone, without the prefix. If
+    two mappings fit equally well, the first one is read, so moving averages (`_AVERAGES`) come last.
     """
     if not isinstance(content, Mapping) or id(content) in visited or depth > _DEEPEST:
         return
@@ -186,8 +186,8 @@ def _likeness(state: Mapping[str, Tensor], name: str) -> str:
     shapes = _shapes(state)
     for candidate in architecture_names():
         theirs, head = _shapes_of(candidate)
-        beside_head = theirs.keys() - head
-        if beside_head == shapes.keys() - head and all(theirs[n] == shapes[n] for n in beside_head):
+        outside_head = theirs.keys() - head
+        if outside_head == shapes.keys() - head and all(theirs[n] == shapes[n] for n in outside_head):
             if name == candidate:
                 return ": only the head differs, which must be one linear layer with a weight and a bias"
             return f": this looks like {candidate}, so try --arch {candidate}"
@@ -201,7 +201,7 @@ def _shapes_of(architecture_name: str) -> tuple[dict[str, torch.Size], set[str]]
         architecture = find_architecture(architecture_name)
         with torch.device("meta"):
             shapes = _shapes(architecture.build().state_dict())
-    except Exception:  # an architecture from another package fails, or does not build on "meta"
+    except Exception:  # an architecture from another package fails, or does not build on the device "meta"
         return {}, set()
     return shapes, {f"{architecture.head}.weight", f"{architecture.head}.bias"}
 

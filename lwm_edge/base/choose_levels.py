@@ -1,8 +1,8 @@
 """Uses the vendor's photos to choose the grid on which a new base's head reads the network's earlier blocks.
 
 The last layers have learnt these photos' classes. A head that reads the last maps is therefore accurate with
-any grid, and does not show which one suits new classes. So the earlier blocks are judged alone: the chosen
-grid is the one on which their values best tell the vendor's classes apart. Usually that is a single cell if
+any grid, and does not show which grid suits new classes. So the earlier blocks are judged alone: the chosen
+grid is the one on which their values best tell the vendor's classes apart. Usually it is a single cell if
 objects can be anywhere in the picture, and a finer grid if all pictures are framed alike.
 """
 
@@ -27,8 +27,8 @@ from .observing import PHOTOS_AT_ONCE, observe_all
 from .ranks import Ranks
 from .reports import LevelsReport
 
-MAX_INPUTS = 2048  # of a head whose grid the photos choose; their covariance takes 16 MiB of the bundle
-MAX_VALUES = 8192  # of levels whose grid the vendor chose; their covariance takes 256 MiB
+MAX_INPUTS = 2048  # of a head whose grid the photos choose; the inputs' covariance takes 16 MiB of the bundle
+MAX_VALUES = 8192  # of levels whose grid the vendor chose; the values' covariance takes 256 MiB
 GRIDS = (1, 2, 3)
 
 

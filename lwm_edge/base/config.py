@@ -43,7 +43,7 @@ class BundleConfig(Settings):
     description: Paragraph | None = None
     """Description of the base for people to read in the ONNX file."""
     permits: tuple[Permission, ...] = ()
-    """Changes that devices may make only if named: add-photos (to shipped classes), undo, other-devices."""
+    """Changes that devices may make only if listed: add-photos (to shipped classes), undo, other-devices."""
 
     @field_validator("author", "license", "description")
     @classmethod
@@ -79,7 +79,7 @@ class BaseConfig(BundleConfig):
     frozen_blocks: int = Field(default=0, ge=0)
     """Number of the backbone's first blocks that are not trained.
 
-    The blocks are the backbone's child modules, in order; instead of a sequential module, its children count.
+    The blocks are the backbone's child modules, in order; a sequential module is replaced by its children.
     """
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of the one-cycle schedule; unless set, 0.05 from scratch, else 0.01."""

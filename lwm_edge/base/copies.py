@@ -1,4 +1,4 @@
-"""Makes varied copies of the photos that a network learnt from, for statistics if there are no others."""
+"""Makes varied copies of the photos that a network learnt from, for statistics if no others are given."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def finish_base(
         on_progress: Function that is called at every step.
         ranks: Processes that make the base, all of which have the same network.
         training: Report on the training; None if the network was trained elsewhere.
-        started: Time by the monotonic clock at which the work began.
+        started: Time on the monotonic clock when the work began.
     """
     candidates = possible_levels(network, config.grid)
     levels = choose_levels(network, material.learnt, candidates, ranks, on_progress)

@@ -16,7 +16,7 @@ from ..photos.class_names import class_name_problem, fold_class_name, normalise_
 
 _MAX_BYTES = 8 * 1024**2
 _CLEARLY_BETTER = 0.3  # smallest gain in the mean accuracy of the classes that are moved
-_DEVIATIONS = 4  # standard deviations of chance; two would not do, as the best of many orders is tested
+_DEVIATIONS = 4  # standard deviations of chance; two are too few, as the best of many orders is tested
 _LISTED = 20
 
 
@@ -70,7 +70,9 @@ def match_folders(
     missing = [label for label in labels if fold_class_name(label) not in known] if all_needed else []
     problems = [f"{label} has no folder of photos" for label in missing]
     problems += [
-        f"the folder {name} is none of these classes" for name in found if fold_class_name(name) not in index
+        f"the folder {name} is not one of these classes"
+        for name in found
+        if fold_class_name(name) not in index
     ]
     if problems:
         raise ConfigError(
@@ -144,8 +146,8 @@ def _better_rows(predictions: Labels, labels: Labels, classes: int) -> Labels | 
     row_of_class = _best_rows(pairs, counts * per_photo[pairs[:, 0]], classes)
     moved = row_of_class != np.arange(classes)
     as_moved, as_given = pairs[:, 1] == row_of_class[pairs[:, 0]], pairs[:, 1] == pairs[:, 0]
-    # The gain is measured by class as well as by photo. Suppose that a large class is taken for a small one,
-    # but not the other way round: swapping the two would help most photos, yet it would be wrong.
+    # The gain is measured by class as well as by photo. Suppose that a large class is mistaken for a small
+    # one, but not the other way round: swapping the two would help most photos, yet it would be wrong.
     if_moved, now = (
         np.bincount(pairs[which, 0], counts[which], classes) * per_photo for which in (as_moved, as_given)
     )

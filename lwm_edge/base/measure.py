@@ -1,11 +1,11 @@
 """Measures a trained network on photos that it never saw, and lets them decide what ships.
 
 The features of photos that a network knows by heart are unlike those of any other photos, so their means and
-covariance do not describe what a device will meet. The class statistics are therefore made from all photos
-together or, if the network knows the learnt ones by heart and there are enough unseen ones, with the means of
-the unseen photos alone. Another choice wins if it recognises the unseen photos better; each photo is judged
-by a head that is solved without it. In the same way, the head that is solved from the statistics ships in
-place of the trained head if it recognises the unseen photos better.
+covariance do not describe the photos that a device will see. The class statistics are therefore made from all
+photos together. If the network knows the learnt photos by heart and there are enough unseen photos, the means
+come from the unseen photos alone. Another choice wins if it recognises the unseen photos better; each
+photo is judged by a head that is solved without it. In the same way, the head that is solved from the
+statistics ships in place of the trained head if it recognises the unseen photos better.
 
 Unless there are unseen photos of every class, there is no such choice: the statistics are made from the given
 photos, and the trained head ships. If there are no unseen photos at all, and none were given for the
@@ -42,8 +42,8 @@ from .reports import StatisticsReport
 HEADS = 2 * FOLDS + 1
 """Maximum number of heads that `settle` solves.
 
-For each of two kinds of statistics, it solves one head without each fold, and then one from the given
-statistics.
+For each of two kinds of statistics, it solves one head per fold, without that fold. It solves one more head
+from the given statistics.
 """
 
 BY_HEART = 0.15

@@ -60,7 +60,7 @@ def _transforms(weights: str) -> Any:
         transforms = None
     if not isinstance(transforms, ImageClassification):
         raise ConfigError(
-            f"torchvision has no weights {weights!r} for a classifier of photos; name them as in "
+            f"torchvision has no weights {weights!r} for a classifier of photos; give a name such as "
             "ResNet18_Weights.IMAGENET1K_V1"
         )
     return transforms

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 _TIMEOUT = timedelta(days=1)  # the first process solves heads and exports while the others wait
 _SECONDS_TO_REPORT = 10.0
-# Without their first letters, which may be capitals.
+# Parts of error messages, without their first letters, which may be capitals.
 _LOST_CONNECTION = ("onnection closed", "onnection reset", "onnection refused", "roken pipe")
 
 
@@ -153,7 +153,7 @@ class Ranks:
         """Makes a callback for divided work: a step in the first process counts as one step in each."""
 
         def scaled(progress: Progress) -> None:
-            """Reports the progress of all processes, as if all were as far as this one."""
+            """Reports the progress of all processes, as if all had got as far as this one."""
             done = min(progress.done * self.size, progress.total)
             on_progress(progress.model_copy(update={"done": done}))
 
@@ -197,7 +197,7 @@ def joined() -> Iterator[Ranks]:
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     ranks = Ranks(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     try:
-        ranks.gather(None)  # waits for all; else they could wait for one that failed before they joined
+        ranks.gather(None)  # waits for all; otherwise, they could wait for one that failed before joining
         with warnings.catch_warnings():
             # The warning is harmless: copying gradients whose strides differ takes little time.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket")
@@ -208,8 +208,8 @@ def joined() -> Iterator[Ranks]:
             raise PeerError("another of the processes that make this base failed, and said why") from error
         if isinstance(error, Exception) and _lost_a_peer(error):
             raise ResourceError(
-                "another of the processes that make this base ended without a word, perhaps because memory "
-                "ran out; run the same command again, which continues any training that was saved"
+                "another of the processes that make this base ended without an error message, perhaps "
+                "because memory ran out; run the same command again, which continues any saved training"
             ) from error
         raise
     finally:

@@ -13,7 +13,7 @@ class LevelsReport(Report):
 
     Attributes:
         grid: Number of cells per side of the grid over earlier blocks; 0 if none of them is read.
-        inputs: Number of the head's inputs, those of the last feature maps included.
+        inputs: Number of the head's inputs, including those of the last feature maps.
         accuracy: Cross-validated accuracy of each grid that was tried, with the earlier blocks alone.
     """
 
@@ -27,8 +27,8 @@ class StatisticsReport(Report):
 
     Attributes:
         photos: Photos that the statistics were made from: those `given` for this purpose (by default, those
-            that the network learnt from), `varied` copies of these, or `all`; or the `unseen` ones, which
-            then determine the means, while the covariance comes from all.
+            that the network learnt from), `varied` copies of these, `all` photos, or the `unseen` ones. With
+            `unseen`, the means come from the unseen photos alone, and the covariance from all photos.
         head: Head that ships: `trained`, or `solved` from the statistics.
         accuracy: Accuracy on the unseen photos, for the `trained` head and for each choice of photos (where
             each photo is judged by a head that is solved without it). If a class has no unseen photo, only

@@ -1,10 +1,10 @@
 """Gives a base a second task during training: telling by how many quarter turns a photo was rotated.
 
-A base with few classes demands little of a network, which then does not learn the features that new classes
-need. Therefore each class counts as four, one for each rotation. An extra layer tells all of these apart; it
-is dropped after the training. The idea comes from Lee et al. 2020, "Self-supervised Label Augmentation via
-Input Transformations". Zhu et al. 2021, "Prototype Augmentation and Self-Supervision for Incremental
-Learning", use it for continual learning.
+A network that has few classes to tell apart does not learn the features that new classes need. Therefore each
+class counts as four, one for each rotation. An extra layer tells all of these apart; it is dropped after the
+training. The idea comes from Lee et al. 2020, "Self-supervised Label Augmentation via Input Transformations".
+Zhu et al. 2021, "Prototype Augmentation and Self-Supervision for Incremental Learning", use it for
+continual learning.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Saves the unfinished training of a base, so that the same command can continue it.
 
-The file lies next to the base that is to be written, and is removed once the base is there. It holds the
+The file lies next to the base that is to be written, and is removed once the base is written. It holds the
 network, the optimiser's momenta and the states of every process's random generators. So on the same kind of
 CPU, in the same number of processes, resumed training ends just as it would have without the interruption.
 The file can be used only with the same photos and settings; only the device may differ.
@@ -51,7 +51,7 @@ class SavedTraining:
 
     Args:
         output: Path of the base that is to be written.
-        photos: Photos that it learns from.
+        photos: Photos that the base learns from.
         config: Settings of the base.
         ranks: Processes that train it; the first one writes.
 
@@ -107,7 +107,7 @@ class SavedTraining:
     def save_if_due(self, parts: TrainingParts, epoch: int, epochs: int, loss: float) -> None:
         """Saves the training if a minute has passed since the last save or, without one, since the start.
 
-        After the last epoch, the minute counts from the start, whatever was saved since.
+        After the last epoch, it saves if a minute has passed since the start, however recent the last save.
 
         Args:
             parts: Parts to save.

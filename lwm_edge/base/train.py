@@ -183,7 +183,7 @@ def _set_trainable(network: Network, config: BaseConfig) -> None:
     network.train(mode=not (config.weights or config.checkpoint)).requires_grad_(True)
     if config.rotations and config.frozen_blocks == len(blocks):
         raise ConfigError(
-            "rotations teach the backbone, but all of its blocks are frozen; freeze fewer of them"
+            "rotations train the backbone, but all of its blocks are frozen; freeze fewer of them"
         )
     for block in blocks[: config.frozen_blocks]:
         block.eval().requires_grad_(False)

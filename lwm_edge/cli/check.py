@@ -28,13 +28,15 @@ def check_command(
     class_name: NameOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="PAGE.html", help="Also write a page with these photos."),
+        typer.Option(
+            "-o", "--output", metavar="PAGE.html", help="Also write a page that shows harmful photos."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look for harmful photos: blurred, black, white or tiny ones, near-duplicates and mislabelled ones.
 
-    Nothing is learnt or changed, and nothing is copied except small pictures into the page of -o.
+    Nothing is learnt or changed, and nothing is copied except small pictures into the page that -o writes.
     """
     from .. import check_photos, write_check_page
     from ..pages.template import require_jinja2
@@ -75,7 +77,7 @@ def _printer(page: Path | None) -> Callable[[CheckReport], None]:
             )
         if report.suspects:
             print_rows(
-                "What next", {"Look at them": "remove the bad ones; add-classes learns all that you leave"}
+                "What next", {"Look at them": "remove the bad ones; add-classes learns all that remain"}
             )
         if page:
             print_rows("Page", {"Open it in a browser": str(page)})

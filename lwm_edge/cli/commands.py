@@ -1,8 +1,8 @@
 """Lists the commands, and runs the one that is called.
 
-Every command takes `--json`: standard output then gets nothing but JSON, as one document (an inbox that is
-watched gives one for each report). Progress goes to standard error. The exit code says what went wrong (see
-`errors`).
+With `--json`, which every command takes, standard output gets nothing but one JSON document; a command that
+watches an inbox prints one for each report. Progress goes to standard error. The exit code says what went
+wrong (see `errors`).
 """
 
 from __future__ import annotations

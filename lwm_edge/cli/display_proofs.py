@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .. import AuditReport, KeyReport, SigningReport, SimulationReport, VerificationReport
     from ..proofs.reports import OnnxGrowth
 
-_BARS, _SPARKS = " ▁▂▃▄▅▆▇█", 16
+_BARS, _MOST_BARS = " ▁▂▃▄▅▆▇█", 16
 _MEMORY = {"peak_rss_bytes": "Memory", "peak_cuda_bytes": "GPU memory"}
 
 
@@ -173,7 +173,7 @@ def _print_trends(report: SimulationReport) -> None:
 
 def _sparkline(values: list[int]) -> str:
     """Draws up to 16 of the values, evenly spaced, as bars on a scale from 0 to the largest."""
-    shown = values[:: -(-len(values) // _SPARKS)]
+    shown = values[:: -(-len(values) // _MOST_BARS)]
     top = max(*values, 1)
     return "".join(_BARS[round(value / top * (len(_BARS) - 1))] for value in shown)
 

@@ -1,4 +1,4 @@
-"""Holds an example of each command, and makes the help, which begins with it."""
+"""Holds an example of each command, and makes the help, which begins with the example."""
 
 from __future__ import annotations
 

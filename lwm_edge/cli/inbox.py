@@ -1,4 +1,4 @@
-"""Defines `inbox`, which teaches photos as they arrive in a folder."""
+"""Defines `inbox`, which teaches the model from photos as they arrive in a folder."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def inbox_command(
     home: HomeOption = None,
     taught: Annotated[
         Path | None,
-        typer.Option("--taught", metavar="DIR", help="Folder to which taught photos are moved."),
+        typer.Option("--taught", metavar="DIR", help="Folder to which learnt photos are moved."),
     ] = None,
     delete: Annotated[
-        bool, typer.Option("--delete", help="Delete taught photos instead of moving them.")
+        bool, typer.Option("--delete", help="Delete learnt photos instead of moving them.")
     ] = False,
     once: Annotated[
         bool,
         typer.Option(
-            "--once", help="Teach the photos that are there, then end; without --once, keep watching."
+            "--once", help="Learn the photos that are there, then end; without --once, keep watching."
         ),
     ] = False,
     quiet_for: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS", help="Teach a class once nothing in its folder has changed for this long."
+            metavar="SECONDS", help="Learn a class once nothing in its folder has changed for this long."
         ),
     ] = 60.0,
     max_memory: MaxMemoryOption = None,
@@ -50,10 +50,10 @@ def inbox_command(
     sign_with: SignWithOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Teach the photos that arrive in a folder, one class at a time, at low priority.
+    """Learn the photos that arrive in a folder, one class at a time, at low priority.
 
-    Pass --taught DIR or --delete to say what becomes of taught photos. Photos that cannot be taught stay in
-    their folder. Unless there are just too few, CLASS.waits.json beside it says why.
+    Pass --taught DIR or --delete to say what becomes of learnt photos. Photos that cannot be learnt stay in
+    their folder. CLASS.waits.json next to that folder says why, unless there are just too few photos.
     """
     from .. import teach_inbox, watch_inbox
 
@@ -84,7 +84,7 @@ def inbox_command(
 
 
 def _print(report: InboxReport) -> None:
-    """Prints which photos of an inbox were taught, and why others wait."""
+    """Prints which photos of an inbox were learnt, and why others wait."""
     notes(*report.notes)
     for done in report.taught:
         kind = "new class" if done.change == "add-classes" else "more photos"

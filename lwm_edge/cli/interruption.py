@@ -1,4 +1,4 @@
-"""Ends a command on Ctrl-C or SIGTERM, with a sentence about the state that it leaves behind.
+"""Ends a command on Ctrl-C or SIGTERM, with a message about the state that it leaves behind.
 
 The exit code is 130 or 143, as shells expect. This module is set up before the libraries load, so it imports
 none of them.
@@ -51,7 +51,7 @@ class _Command:
 command = _Command()
 
 
-def stop_with_a_sentence() -> None:
+def handle_requests_to_stop() -> None:
     """Handles SIGINT and SIGTERM from now on, unless they are ignored, as in a shell's background job."""
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(ValueError):  # outside the main thread, Python does not let us handle signals
@@ -80,7 +80,7 @@ def watch(home: Path) -> None:
 
 def stopped(exit_code: int) -> StoppedError:
     """Makes the error that ends a command that was told to stop."""
-    error = StoppedError(_sentence())
+    error = StoppedError(_message())
     error.exit_code = exit_code
     return error
 
@@ -116,17 +116,17 @@ def _end_if_interrupted(unraisable: Any) -> None:
 
 
 def _end_at_once(exit_code: int) -> None:
-    """Prints the sentence and ends the process as abruptly as a kill, which a home survives at any moment."""
-    sentence = _sentence()
+    """Prints the message and ends the process as abruptly as a kill, which a home survives at any moment."""
+    message = _message()
     with suppress(OSError):
         if "--json" in sys.argv[1:]:
-            os.write(1, f"{failure_as_json('StoppedError', sentence, (), exit_code)}\n".encode())
+            os.write(1, f"{failure_as_json('StoppedError', message, (), exit_code)}\n".encode())
         else:
-            os.write(2, f"{_SHOW_CURSOR if os.isatty(2) else ''}{sentence}\n".encode())
+            os.write(2, f"{_SHOW_CURSOR if os.isatty(2) else ''}{message}\n".encode())
     os._exit(exit_code)
 
 
-def _sentence() -> str:
+def _message() -> str:
     if not command.started or (command.needs_home and command.home is None):
         return "Interrupted; nothing was changed."
     if command.home is None:

@@ -46,7 +46,7 @@ def init_command(
 ) -> None:
     """Make a model home, with an ONNX file, from a shipped base.
 
-    With --trust, the home accepts only bases that this key signed, now and in future.
+    With --trust, the home accepts only bases that the given key signed, now and in future.
     """
     from .. import init_home
 
@@ -85,7 +85,7 @@ def info_command(
 
 
 def _output(text: str) -> Path | str:
-    """Keeps `-`, which means standard output, apart from `./-`, a file: as paths they would be equal."""
+    """Tells `-` (standard output) from `./-` (a file); as paths, they would be equal."""
     return text if text == STDOUT else Path(text)
 
 

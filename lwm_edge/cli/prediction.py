@@ -28,7 +28,7 @@ _NO_THRESHOLD = (
 
 
 def _photo(text: str) -> Path | str:
-    """Keeps `-`, which means standard input, apart from `./-`, a file: as paths they would be equal."""
+    """Tells `-` (standard input) from `./-` (a file); as paths, they would be equal."""
     return text if text == STDIN else Path(text)
 
 

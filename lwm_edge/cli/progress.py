@@ -107,7 +107,7 @@ class Pace:
 def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = False) -> ProgressCallback:
     """Makes a function that prints a line when a phase begins, and every ten seconds.
 
-    Training and simulations begin without a line, but have one per tenth of the training or per increment.
+    Training and simulations begin without a line. Each tenth of the training and each increment prints one.
 
     Args:
         clock: Function that returns the time in seconds.

@@ -113,7 +113,7 @@ def _details(report: IncrementReport) -> dict[str, str]:
         "Photos": f"{report.photos_trained:,} learnt from, {report.photos_held_back:,} held back",
         "Held-back photos": f"{percent(held.accuracy)} right, with all classes competing",
         "Drift": f"on {percent(drift.base_agreement)} of the held-back photos, the best-scoring old class is "
-        "as before"
+        "the same as before"
         + (f"; attention moved by {drift.attention_distance:.2f}" if drift.attention_distance else ""),
         **_training(report),
         **growth(report.footprint),

@@ -186,8 +186,8 @@ def test_labels_and_folders_that_do_not_match_are_all_listed(
     assert refused.value.problems == (
         "Shoe has no folder of photos",
         "Hat has no folder of photos",
-        "the folder T-shirt is none of these classes",
-        "the folder Trouser is none of these classes",
+        "the folder T-shirt is not one of these classes",
+        "the folder Trouser is not one of these classes",
     )
 
 
@@ -352,17 +352,17 @@ def test_confusions_contradict_no_order() -> None:
 def test_photos_cannot_be_both_unseen_and_learnt(
     classifier: torch.nn.Module, few: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(PhotosError, match="given both as unseen and among the others") as refused:
+    with pytest.raises(PhotosError, match="unseen photos are in another folder too") as refused:
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=few)
     assert len(refused.value.problems) == 21 and refused.value.problems[-1] == "and 40 more"
     with Image.open(next((few / "Coat").iterdir())) as photo:
         (tmp_path / "copies" / "Coat").mkdir(parents=True)
         photo.save(tmp_path / "copies" / "Coat" / "copy.bmp")
-    with pytest.raises(PhotosError, match="given both as unseen and among the others") as refused:
+    with pytest.raises(PhotosError, match="unseen photos are in another folder too") as refused:
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=tmp_path / "copies")
     (copy,) = refused.value.problems
     assert "copy.bmp is the same photo as" in copy
-    with pytest.raises(ConfigError, match="Shirt is none of these classes"):
+    with pytest.raises(ConfigError, match="Shirt is not one of these classes"):
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=DEMO_DATA / "test" / "1")
     with pytest.raises(StoppedError):
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=UNSEEN)

@@ -104,7 +104,9 @@ def test_reports_for_people_on_changes(run: Any, permitting_home: Home, tmp_path
     learnt = run("add-photos", photos, "--home", home, "--solve-head")
     assert "Learnt 8 more photos of Mantel" in learnt.out and "Mantel: 8 of 8 photos" in learnt.out
     told = " ".join(run("info", "--history", "--home", home).out.split())
-    assert "UTC: removed Dress, then 5 classes; not signed Change 3" in told and "undid change 2" in told
+    assert (
+        "UTC: removed Dress, 5 classes afterwards; not signed Change 3" in told and "undid change 2" in told
+    )
     assert run("info", "--home", home, "--json").json["history"][0]["class_names"] == ["Coat", "Mantel"]
 
 

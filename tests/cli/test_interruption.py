@@ -30,8 +30,8 @@ except BaseException:
 LOADS_IT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGINT is ignored in background jobs
-from lwm_edge.cli.interruption import stop_with_a_sentence
-stop_with_a_sentence()
+from lwm_edge.cli.interruption import handle_requests_to_stop
+handle_requests_to_stop()
 sys.path.insert(0, sys.argv[1])
 import stops_while_it_loads
 """
