@@ -1,4 +1,6 @@
-"""Makes libraries compute in one thread in tests and the processes they start, except under `every_core`.
+"""Makes libraries compute in one thread in tests and in the processes that they start.
+
+Only tests that use the fixture `every_core` have more threads.
 
 The networks here are so small that a second thread gains little. When another process used the second
 thread's core, waiting for that thread took four times the processor time of the work itself.

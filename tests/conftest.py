@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Freezes all objects that are loaded already, so that increments do not search them for garbage."""
+    """Freezes all objects that exist already, so that garbage collection skips them during increments."""
     gc.collect()
     gc.freeze()
 

@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[Tests, ...]] = {
     "a system without some features of Linux (Windows, macOS)": (test_elsewhere, test_commands_elsewhere),
     "an interruption at any moment": (test_interruption, test_stopping),
     "training that is continued or diverges": (test_resume,),
-    "pages of memory that can be freed, or may not be": (test_memory,),
+    "pages of memory that may be freed, and pages that may not": (test_memory,),
     "blocks of a network that overwrite their input": ((test_network, "in_place"),),
 }
 

@@ -72,8 +72,8 @@ NUMBERS_ON_PAGES = [
     ),
     (
         TESTS,
-        f"({opening._SCANS_BLOCK // 1024} KiB for JPEG, {opening._ONE_SCAN_BLOCK // 1024} KiB for one of a "
-        "single scan)",
+        f"({opening._SCANS_BLOCK // 1024} KiB for a JPEG, or {opening._ONE_SCAN_BLOCK // 1024} KiB if it has "
+        "a single scan)",
     ),
     (DEPLOY, f"at most {MAX_CLASS_NAME_BYTES} bytes of UTF-8"),
     (DEPLOY, f"{LEARNT.held_back:.0%} of the photos of each class are held back"),

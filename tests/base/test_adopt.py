@@ -107,7 +107,7 @@ def test_a_classifier_is_packed_as_it_is_and_measured_on_unseen_photos(
 @pytest.mark.parametrize(
     ("needed", "apart", "expected"), [(0.9, 0.15, "varied"), (0.9, 1.0, "given"), (1.1, 0.15, "given")]
 )
-def test_without_unseen_photos_varied_copies_replace_photos_known_by_heart(
+def test_without_unseen_photos_varied_copies_replace_learnt_photos(
     classifier: torch.nn.Module,
     few: Path,
     tmp_path: Path,

@@ -32,7 +32,7 @@ from tests.support.networks import fresh_network
 TINY = BaseConfig(
     architecture="small_resnet20", image_size=28, capacity=8, epochs=1, batch_size=8, device="cpu"
 )
-WHOLE = TINY.model_copy(update={"held_back": 0.0})  # so that the trained head ships
+WHOLE = TINY.model_copy(update={"held_back": 0.0})  # so that the base ships with the trained head
 PLAIN = WHOLE.model_copy(update={"grid": 0})
 
 
@@ -169,7 +169,7 @@ def test_rotations_are_left_out_of_the_reported_loss(photos: Path, tmp_path: Pat
     assert training is not None and training.classification_loss < 1.5  # with rotations, about 2 more
 
 
-@pytest.mark.parametrize("step", [1, 4])  # the last one is the fourth
+@pytest.mark.parametrize("step", [1, 4])  # the fourth is the last
 def test_an_infinite_gradient_ends_the_training_and_writes_nothing(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:

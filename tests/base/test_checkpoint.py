@@ -45,7 +45,7 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
     "torch.compile": lambda s: prefixed(s, "_orig_mod."),
     "compiled, then parallel": lambda s: {"model": prefixed(s, "module._orig_mod.")},
     "Lightning": lambda s: {"state_dict": {**prefixed(s, "model."), "criterion.weight": torch.ones(3)}},
-    "weights of the loss beside it": lambda s: {"weight": torch.ones(3), "state_dict": s},
+    "weights of the loss beside the network": lambda s: {"weight": torch.ones(3), "state_dict": s},
     "an average alone": lambda s: {"ema": s},
     "an average's settings beside the weights": lambda s: {**s, "ema.decay": torch.tensor(0.9)},
     "AveragedModel": lambda s: {"n_averaged": torch.tensor(5), **prefixed(s, "module.")},

@@ -1,4 +1,4 @@
-"""Photos that a network never saw decide what its statistics are made from, and which head ships."""
+"""Photos that a network never saw decide what its statistics are made from, and which head is shipped."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_unseen_photos_give_the_means_if_they_differ_from_the_learnt_ones() -> N
     assert share == pytest.approx(settled.report.accuracy["unseen"])
 
 
-def test_photos_known_by_heart_do_not_give_the_means_even_where_they_do_no_harm() -> None:
+def test_learnt_photos_do_not_give_the_means_even_where_they_do_no_harm() -> None:
     where = centres(0, 2.0)
     learnt, unseen = photos(where, 40, 1.0, 1), photos(where, 10, 1.0, 2)
     settled = settle(known(learnt), *unseen, logits_that_are_right(unseen[1], 0.7), 1.0, CLASSES)
@@ -74,7 +74,7 @@ def test_photos_known_by_heart_do_not_give_the_means_even_where_they_do_no_harm(
 
 @pytest.mark.parametrize(("count", "choices"), [(1, {"all"}), (4, {"all", "unseen"})])
 def test_a_few_unseen_photos_of_a_class_do_not_give_its_mean(count: int, choices: set[str]) -> None:
-    """Without its only unseen photo, a class has no mean, so that photo is never recognised when left out."""
+    """A class has no mean while its only unseen photo is left out, so this photo is never recognised."""
     where = centres(0, 2.0)
     learnt, unseen = photos(where, 40, 1.0, 1), photos(where, count, 1.0, 2)
     settled = settle(known(learnt), *unseen, logits_that_are_right(unseen[1], 0.7), 1.0, CLASSES)
@@ -125,8 +125,8 @@ def test_unseen_photos_of_only_some_classes_decide_nothing() -> None:
 
 def test_a_few_lucky_photos_do_not_decide() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1])
-    assert not _is_better(labels, np.array([0, 0, 1, 1, 1, 0]), labels)  # two more are right
-    assert not _is_better(labels, np.array([0, 1, 1, 1, 1, 0]), labels)  # three may be chance
+    assert not _is_better(labels, np.array([0, 0, 1, 1, 1, 0]), labels)  # two more right answers
+    assert not _is_better(labels, np.array([0, 1, 1, 1, 1, 0]), labels)  # three more may be chance
     many = np.repeat([0, 1], 20)
     assert _is_better(many, np.where(np.arange(40) % 4 == 0, 1 - many, many), many)
     # Many photos of one class do not outvote the others.
@@ -135,7 +135,7 @@ def test_a_few_lucky_photos_do_not_decide() -> None:
     assert not _is_better(for_large, for_small, labels)
 
 
-def test_a_warning_tells_of_a_bad_base_and_of_photos_known_by_heart() -> None:
+def test_warnings_are_given_for_a_bad_base_and_for_overfitting() -> None:
     labels = np.repeat([0, 1], 50)
 
     def of(share: float, classes: int = 2) -> EvaluationReport:

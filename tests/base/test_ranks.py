@@ -29,7 +29,7 @@ PREPROCESSING = open_bundle(BASE_BUNDLE).manifest.preprocessing
 
 @dataclass(frozen=True)
 class InTurn(Ranks):
-    """Stands for one of several processes that run in turn; the last one sees the values of all of them."""
+    """Stands in for one of several processes that run in turn; the last one sees the values of all."""
 
     kept: dict[int, list[Any]] | None = None
 
@@ -68,7 +68,7 @@ def test_a_single_process_does_everything_itself() -> None:
         assert found == alone
 
 
-def test_each_process_keeps_its_own_buffers_whatever_torch_calls_this_option(
+def test_each_process_keeps_its_own_buffers_with_older_and_newer_torch(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     store = f"file://{tmp_path / 'store'}"

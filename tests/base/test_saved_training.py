@@ -50,7 +50,7 @@ def saving(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_interrupted_training_ends_as_it_would_have_without_the_interruption(tmp_path: Path) -> None:
     whole, report = train(tmp_path / "whole.lwm")
     with pytest.raises(Killed):
-        train(tmp_path / "base.lwm", killed_at=5)  # in the last of three epochs of two steps
+        train(tmp_path / "base.lwm", killed_at=5)  # in the last of three epochs, which have two steps each
     saved = SavedTraining(tmp_path / "base.lwm", photo_set("1", count=8, seed=3), CONFIG, Ranks())
     assert saved.epoch == 2 and saved.path.name == "base.lwm.training"
     for _ in range(2):  # the second time, all epochs are done already

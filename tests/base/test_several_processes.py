@@ -67,7 +67,7 @@ def build(photos: Path, output: Path, **named: Any) -> subprocess.CompletedProce
     return torchrun("build-base", photos, *BUILD.split(), "-o", output, **named)
 
 
-def test_the_line_on_the_page_makes_a_base_as_it_stands(make_photos: PhotoMaker, tmp_path: Path) -> None:
+def test_the_command_on_the_page_makes_a_base(make_photos: PhotoMaker, tmp_path: Path) -> None:
     make_photos("Bag", "Dress", count=10, folder="PHOTOS")
     where_torchrun_is = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     made = subprocess.run(
@@ -124,7 +124,7 @@ def test_a_killed_process_ends_all_and_a_restart_ends_as_if_nothing_had_happened
     assert whole.returncode == 0, whole.stderr
     assert whole.stdout.count("Base made") == 1 and whole.stderr.count("Reading 40 photos") == 1
     assert "Warning" not in whole.stderr
-    # If torchrun looks more often, it may end the other process before that one notices that it is alone.
+    # If torchrun looked more often, it could end the other process before that process notices the death.
     killed = build(photos, tmp_path / "base.lwm", prepare=DIES, seconds_to_notice=5.0)
     assert killed.returncode != 0 and killed.stdout == ""
     (message,) = messages(killed)

@@ -52,7 +52,7 @@ def test_the_list_of_commands_is_complete() -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_path_in_json(run: Any, tmp_path: Path, make_photos: PhotoMaker) -> None:
+def test_the_whole_workflow_in_json(run: Any, tmp_path: Path, make_photos: PhotoMaker) -> None:
     home = tmp_path / "home"
     assert run("init", BASE_BUNDLE, "--home", home, "--json").json["class_names"][0] == "Coat"
     photos = make_photos("Bag", count=8)
@@ -320,7 +320,7 @@ def test_the_package_runs_with_python_m() -> None:
     assert result.stdout.startswith("lwm-edge 0.")
 
 
-def test_every_error_has_an_exit_code_and_a_place_in_the_tree() -> None:
+def test_the_docstring_of_errors_lists_every_error_with_its_exit_code() -> None:
     kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.LwmEdgeError)]
     for kind in kinds:
         (line,) = [line for line in (errors.__doc__ or "").splitlines() if kind.__name__ in line.split()]

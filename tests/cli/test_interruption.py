@@ -54,7 +54,7 @@ def test_a_stop_while_a_library_that_swallows_exceptions_loads(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["remove-class", "rename-class", "init", "repair"])
-def test_just_after_the_switch_the_sentence_says_that_the_change_was_made(
+def test_just_after_the_link_is_switched_the_sentence_says_that_the_change_was_made(
     home: Home,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],

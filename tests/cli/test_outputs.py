@@ -1,4 +1,4 @@
-"""Outputs replace regular files, even behind links, and keep their mode and owner; all else is refused.
+"""An output replaces a regular file, even behind a link, with the same mode and owner; all else is refused.
 
 tests/README.md publishes the count.
 """

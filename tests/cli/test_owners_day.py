@@ -1,4 +1,4 @@
-"""An owner's day, from a phone's folder to a prediction, goes as deploy/README.md shows it."""
+"""An owner's day of commands, from a phone's folder to a prediction, prints what deploy/README.md shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROW_LABEL = " {2}How well {9}| {19}"
 
 
 def stable(text: str) -> str:
-    """Hides what can differ on another machine: times, figures, and which row of a table is the first."""
+    """Hides what can differ on another machine: times, figures, and which row of a table comes first."""
     return re.sub(VARIES, "_", re.sub(ROW_LABEL, "", text))
 
 
@@ -54,5 +54,5 @@ def test_an_owners_day_prints_what_the_page_shows(
         line for line in block(PAGE, "owners-day-printed").splitlines() if stable(line) not in stable(printed)
     ]
     assert not missing, printed
-    left_by_computers = "DS_Store|Thumbs|MACOSX"  # such files are not mentioned
+    left_by_computers = "DS_Store|Thumbs|MACOSX"  # such files are never mentioned
     assert not re.search(left_by_computers, printed)

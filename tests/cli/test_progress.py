@@ -1,4 +1,4 @@
-"""Every phase says how far it has got and how long it will still take, on a terminal and in plain lines."""
+"""Every phase says how far it has got and how much longer it will take, on a terminal and in plain lines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class Clock:
         return self.now
 
 
-def test_plain_lines_say_how_far_it_is_and_how_long_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_lines_say_how_far_a_phase_has_got_and_how_long_it_will_take(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     clock = Clock()
     show = progress.plain_lines(clock)
     for step in PHOTOS:
@@ -42,7 +44,7 @@ def test_plain_lines_say_how_far_it_is_and_how_long_it_takes(capsys: pytest.Capt
     assert lines[:2] == ["Reading 100 photos ...", "Reading photos 4/100, about 5 min to go"]
     assert "Reading photos 96/100, about 12 s to go" in lines
     assert lines[-2:] == ["Evaluating, 8 steps ...", "Saving and checking the new model, takes about 3 s ..."]
-    assert len(lines) == 27  # lines are ten seconds apart or more: every fourth step of three seconds
+    assert len(lines) == 27  # at least ten seconds apart: one line for every fourth step of three seconds
 
 
 def test_training_has_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +103,7 @@ def has_time_to_go(step: Progress) -> bool:
     return step.total > 1 or step.expected_seconds is not None
 
 
-AT_ONCE = {"info", "keygen", "sign", "verify"}  # they run no network, and read one bundle at most
+AT_ONCE = {"info", "keygen", "sign", "verify"}  # they run no network, and read at most one bundle
 
 
 def test_every_command_but_the_shortest_shows_its_progress() -> None:
@@ -114,7 +116,7 @@ def test_every_command_but_the_shortest_shows_its_progress() -> None:
 def test_every_phase_of_these_verbs_has_a_time_to_go(
     permitting_base: Path, make_photos: PhotoMaker, tmp_path: Path
 ) -> None:
-    """tests/increment/test_stopping.py tests the recipes that train, tests/base the verbs that make bases."""
+    """Recipes that train are tested in increment/test_stopping.py, verbs that make bases in tests/base."""
     seen: list[Progress] = []
     on: Any = {"on_progress": seen.append}
     home, known = tmp_path / "home", DEMO_DATA / "test" / "base"

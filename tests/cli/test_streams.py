@@ -26,14 +26,14 @@ GONE = {
     "closed": ">&-",
     "both closed": ">&- 2>&-",
     "all three closed": "<&- >&- 2>&-",
-    "a reader that left": "| true",
-    "a reader that left after a line": "2>&1 | head -n 1",
+    "a reader that quits": "| true",
+    "a reader that quits after a line": "2>&1 | head -n 1",
     "both full": ">/dev/full 2>/dev/full",
 }
 
 
 def _run(command: str, encoding: str = "utf-8", before: str = "") -> subprocess.CompletedProcess[bytes]:
-    """Runs a command line of bash, whose exit status is that of lwm-edge."""
+    """Runs a bash command line, which exits with lwm-edge's exit code."""
     lwm_edge = f"{sys.executable} -m lwm_edge"
     return subprocess.run(
         ["bash", "-c", f"{before} {lwm_edge} {command}; exit ${{PIPESTATUS[0]}}"],
@@ -44,7 +44,7 @@ def _run(command: str, encoding: str = "utf-8", before: str = "") -> subprocess.
 
 
 def _run_all(*commands: tuple[str, ...]) -> list[subprocess.CompletedProcess[bytes]]:
-    """Runs commands two at a time, because each is one process with one thread, mostly loading libraries."""
+    """Runs commands two at a time, because each has only one thread, which mostly loads libraries."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda arguments: _run(*arguments), commands))
 
@@ -114,7 +114,7 @@ def test_a_failed_audit_fails_even_if_nobody_reads_it(home: Home) -> None:
 @pytest.mark.slow
 def test_an_error_keeps_its_exit_code(home: Home, tmp_path: Path) -> None:
     commands = []
-    for number, where in enumerate((GONE["full"], GONE["both closed"], GONE["a reader that left"])):
+    for number, where in enumerate((GONE["full"], GONE["both closed"], GONE["a reader that quits"])):
         own = shutil.copytree(home.path, tmp_path / f"home{number}", symlinks=True)
         commands.append((f"remove-class Hat --home '{own}' --json {where}", "ascii"))
     assert [run.returncode for run in _run_all(*commands)] == [2, 2, 2]
@@ -134,7 +134,7 @@ def test_an_export_to_standard_output_is_the_file_and_nothing_else(home: Home, t
     assert (full.returncode, cut.returncode, as_json.returncode) == (5, 0, 2)
     assert closed.returncode != 0
     short = _run(f"{export} >'{tmp_path / 'short'}'", before="ulimit -f 8; PYTHONUNBUFFERED=1")
-    # A raw stream may write only a part, and only the number that it returns tells how much.
+    # A raw stream may write only part of the bytes; only its return value says how many.
     assert short.returncode != 0
 
 

@@ -1,4 +1,4 @@
-"""Names are UTF-8 whatever the locale, but the paths of homes, photos and keys need not be."""
+"""Names are UTF-8 whatever the locale, but the paths of homes, photos and keys need not be UTF-8."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LDA = IncrementConfig(recipe="lda", device="cpu")
 
 @pytest.fixture(scope="session")
 def latin_1(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Makes a locale of ISO-8859-1, and returns the variables that choose it."""
+    """Makes an ISO-8859-1 locale, and returns the environment variables that select it."""
     name, folder = "en_US.ISO-8859-1", tmp_path_factory.mktemp("locales")
     command = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(folder / name)]
     try:
@@ -44,7 +44,7 @@ def latin_1(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     except OSError:
         pytest.skip("there is no localedef")
     if not (folder / name).is_dir():
-        pytest.skip("localedef makes no locale here")
+        pytest.skip("localedef cannot make a locale here")
     return {"LOCPATH": str(folder), "LC_ALL": name, "PYTHONUTF8": "0"}
 
 

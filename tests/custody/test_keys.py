@@ -90,15 +90,15 @@ def test_there_is_no_moment_when_others_can_read_a_private_key(
     assert _mode(report.private_key_file) == 0o600
 
 
-@pytest.mark.parametrize("there", ["device.key", "device.pub"])
+@pytest.mark.parametrize("existing", ["device.key", "device.pub"])
 @pytest.mark.parametrize("dangling", [True, False])
-def test_a_key_is_never_overwritten(tmp_path: Path, there: str, dangling: bool) -> None:
+def test_a_key_is_never_overwritten(tmp_path: Path, existing: str, dangling: bool) -> None:
     if dangling:
-        (tmp_path / there).symlink_to("nowhere")
+        (tmp_path / existing).symlink_to("nowhere")
     else:
-        (tmp_path / there).write_text("precious")
+        (tmp_path / existing).write_text("precious")
     before = state_of(tmp_path)
-    with pytest.raises(ConfigError, match=f"{there} already"):
+    with pytest.raises(ConfigError, match=f"{existing} already"):
         generate_key(tmp_path / "device")
     assert state_of(tmp_path) == before
 

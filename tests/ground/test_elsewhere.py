@@ -92,7 +92,7 @@ print(json.dumps([said, public]))
 
 @pytest.fixture
 def run_as_on(tmp_path: Path) -> Callable[..., Any]:
-    """Runs a script in a process that imitates a system, and returns what it prints, which is JSON."""
+    """Runs a script in a process that imitates another system, and returns the JSON that it prints."""
 
     def run(system: str, script: str, *arguments: Path) -> Any:
         (tmp_path / system).mkdir()
@@ -119,7 +119,8 @@ def test_typeshed_knows_what_other_systems_lack() -> None:
     windows, macos, linux = (names_in("os", platform) for platform in ("win32", "darwin", "linux"))
     assert {"fork", "fchown", "fchmod", "geteuid", "O_DIRECTORY", "O_NOFOLLOW", "statvfs"} <= linux - windows
     assert {"sched_getaffinity", "memfd_create", "listxattr", "O_PATH"} <= linux - windows - macos
-    assert {"symlink", "readlink", "fsync", "getpid"} <= windows  # only the former needs a permission there
+    # Of these, only symlink needs a permission on Windows.
+    assert {"symlink", "readlink", "fsync", "getpid"} <= windows
     assert not names_in("fcntl", "win32") | names_in("resource", "win32") and names_in("fcntl", "darwin")
     assert not {"SIGKILL", "SIGXCPU", "pthread_sigmask"} & names_in("signal", "win32")
 

@@ -55,7 +55,7 @@ def test_a_cgroups_limit_counts(
 ) -> None:
     (tmp_path / "memory/app/job").mkdir(parents=True)
     (tmp_path / "app/job").mkdir(parents=True)
-    for stem, (limit, use) in files.items():  # of the cgroup above this process's own
+    for stem, (limit, use) in files.items():  # files of the parent of this process's cgroup
         (tmp_path / f"{stem}.{limit}").write_text(f"{100 * MIB}\n")
         (tmp_path / f"{stem}.{use}").write_text(f"{30 * MIB}\n")
     own = "memory/app/job/memory.limit_in_bytes" if "memory:" in membership else "app/job/memory.max"
@@ -86,7 +86,7 @@ print(kept // 2**20, (rss_bytes() - before) // 2**20)
 
 
 @pytest.mark.parametrize(("whose", "mode", "kept"), [("ours", "keep", True), ("ours", "give back", False)])
-def test_freed_memory_is_kept_only_where_that_is_asked_for(whose: str, mode: str, kept: bool) -> None:
+def test_freed_memory_is_kept_only_on_request(whose: str, mode: str, kept: bool) -> None:
     done = subprocess.run([sys.executable, "-c", _ALLOCATION, whose, mode], capture_output=True, text=True)
     if "not glibc" in done.stderr:
         pytest.skip("the allocator is not glibc's")

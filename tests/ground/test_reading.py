@@ -1,4 +1,4 @@
-"""Files are read through `inspection.open_regular`, which waits for no pipe; ALLOWED lists the exceptions."""
+"""Files are read through `inspection.open_regular`, which never waits for pipes; ALLOWED lists exceptions."""
 
 from __future__ import annotations
 
@@ -30,38 +30,38 @@ READING = {
     *("safe_open", "load_file", "load_model", "InferenceSession", "np.load", "torch.load", "onnx.load"),
     *("json.load", "tomllib.load", "pickle.load", "mmap"),
 }
-"""Names of calls that open or read a file. A name with a dot counts only as written, others on any object."""
+"""Names of calls that open or read files. Those with a dot must match in full; others match on any object."""
 
 ALLOWED = {
     ("_disk", "open"): "for inspection and storage",
     ("_disk", "os.open"): "for inspection and storage; folders and locks",
     ("_streams", "Path(os.devnull).open"): "the null device",
     ("_streams", "os.open"): "the null device",
-    ("memory", "_STATUS.read_text"): "a file of the kernel",
-    ("memory", "limit.read_text"): "a file of the kernel",
-    ("memory", "use.read_text"): "a file of the kernel",
-    ("memory", "(cgroup / 'memory.stat').read_text"): "a file of the kernel",
-    ("_cgroups", "_MEMBERSHIP.read_text"): "a file of the kernel",
-    ("precision", "_PROCESSOR.read_text"): "a file of the kernel",
-    ("processors", "(cgroup / 'cpu.max').read_text"): "a file of the kernel",
-    ("processors", "(cgroup / f'cpu.cfs_{name}_us').read_text"): "a file of the kernel",
-    ("freed_memory", "os.open"): "a file of the kernel",
-    ("memory", "FileIO"): "a file of the kernel",
+    ("memory", "_STATUS.read_text"): "a kernel file",
+    ("memory", "limit.read_text"): "a kernel file",
+    ("memory", "use.read_text"): "a kernel file",
+    ("memory", "(cgroup / 'memory.stat').read_text"): "a kernel file",
+    ("_cgroups", "_MEMBERSHIP.read_text"): "a kernel file",
+    ("precision", "_PROCESSOR.read_text"): "a kernel file",
+    ("processors", "(cgroup / 'cpu.max').read_text"): "a kernel file",
+    ("processors", "(cgroup / f'cpu.cfs_{name}_us').read_text"): "a kernel file",
+    ("freed_memory", "os.open"): "a kernel file",
+    ("memory", "FileIO"): "a kernel file",
     ("variants", "load_model"): "from a temporary folder, what ONNX Runtime's tools wrote",
     ("_lite0", "torch.load"): "a file of an installed package",
     ("opening", "Image.open"): "a photo that GuardedFile has opened",
-    ("bundle", "safe_open"): "takes no open file; `_check_lengths` has refused all but a regular one",
-    ("audited_bytes", "safe_open"): "takes no open file; `open_bundle` came before",
-    ("hidden_content", "safe_open"): "takes no open file; `is_checkpoint` came before",
-    ("saved_training", "safe_open"): "takes no open file; `is_regular_file` came before",
-    ("ownership", "safe_open"): "takes no open file; `is_regular_file` came before",
-    ("loading", "load_file"): "takes no open file; `open_bundle` or `checkpoint_header` came before",
+    ("bundle", "safe_open"): "takes a path; `_check_lengths` has refused all but regular files",
+    ("audited_bytes", "safe_open"): "takes a path, which `open_bundle` has checked",
+    ("hidden_content", "safe_open"): "takes a path, which `is_checkpoint` has checked",
+    ("saved_training", "safe_open"): "takes a path, which `is_regular_file` has checked",
+    ("ownership", "safe_open"): "takes a path, which `is_regular_file` has checked",
+    ("loading", "load_file"): "takes a path, which `open_bundle` or `checkpoint_header` has checked",
     ("checkpoint", "torch.load"): "a file that is open already",
-    ("onnx_file", "onnxruntime.InferenceSession"): "takes no open file; `is_file` came before",
+    ("onnx_file", "onnxruntime.InferenceSession"): "takes a path, which `is_file` has checked",
     ("process", "os.fdopen"): "a pipe",
     ("decoder", "os.fdopen"): "a pipe",
     ("in_memory", "os.fdopen"): "a file in memory alone, which was just made",
-    ("decoder", "_STATUS.read_text"): "a file of the kernel",
+    ("decoder", "_STATUS.read_text"): "a kernel file",
 }
 
 
@@ -76,10 +76,10 @@ def test_only_inspection_opens_files() -> None:
         (path.stem, name) for path in PACKAGE.rglob("*.py") for name in _readings(ast.parse(path.read_text()))
     }
     assert found - ALLOWED.keys() == set()
-    assert ALLOWED.keys() - found == set(), "these are no longer there"
+    assert ALLOWED.keys() - found == set(), "the package no longer has these calls"
 
 
-def test_this_search_finds_such_calls() -> None:
+def test_the_search_finds_calls_that_open_or_read() -> None:
     tree = ast.parse("np.load(x)\ny.read_text()\nopen(z)\nwith f(), g.open() as h: h.read(1)")
     assert _readings(tree) == {"np.load", "y.read_text", "open", "g.open"}
 

@@ -1,4 +1,4 @@
-"""A reader meets the old content or the new; a refusal says what to do and leaves nothing behind."""
+"""A reader finds the old content or the new; a refusal says what to do and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_reader_that_has_the_old_file_open_keeps_it(tmp_path):
         assert reader.read() == b"old"
 
 
-def test_a_reader_never_meets_a_mixture(tmp_path):
+def test_a_reader_never_finds_a_mixture_of_old_and_new_content(tmp_path):
     versions = [bytes([value]) * 200_000 for value in range(4)]
     storage.write_file(tmp_path / "model.lwm", versions[0])
     seen: list[bytes] = []
@@ -406,7 +406,7 @@ def test_a_lock_keeps_others_out_until_its_holder_dies(tmp_path):
         pass
 
 
-def test_a_second_process_is_busy_while_this_one_holds_the_lock(tmp_path):
+def test_a_second_process_is_refused_while_this_one_holds_the_lock(tmp_path):
     with locks.exclusive_lock(tmp_path / "lock"), start_holder(tmp_path / "lock") as second:
         out, err = second.communicate(timeout=30)
     assert (second.returncode, out) == (1, "")
@@ -429,7 +429,7 @@ def test_a_lock_is_free_again_after_the_block_and_after_an_error_in_it(tmp_path)
             raise ZeroDivisionError
 
 
-def test_an_error_inside_the_block_is_not_taken_for_one_of_the_lock(tmp_path):
+def test_an_error_inside_the_block_is_not_taken_for_an_error_of_the_lock(tmp_path):
     with pytest.raises(FileNotFoundError), locks.exclusive_lock(tmp_path / "lock"):
         (tmp_path / "none").read_bytes()
 
@@ -479,7 +479,7 @@ def test_anything_but_a_file_in_the_place_of_a_lock_is_refused_and_left_alone(tm
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
-def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path, kind):
+def test_only_regular_files_are_read_and_others_are_refused_without_waiting(tmp_path, kind):
     path = tmp_path / "key"
     if kind == "pipe":
         os.mkfifo(path)
@@ -493,6 +493,7 @@ def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path, kind):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
 def test_files_that_the_superuser_makes_in_a_users_folder_belong_to_the_user(tmp_path):
+    """Files written with `of_user`, such as keys, belong to whoever runs the program, here the superuser."""
     os.chown(tmp_path, 1234, 2345)
     (tmp_path / "of root").touch()
     with locks.exclusive_lock(tmp_path / "lock"):

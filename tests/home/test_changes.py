@@ -47,7 +47,7 @@ def _pixels(home: Home) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
 
 
-def test_what_the_vendor_measured_follows_its_classes(tmp_path: Path) -> None:
+def test_the_vendors_measurements_move_with_their_classes(tmp_path: Path) -> None:
     base = open_bundle(BASE_BUNDLE)
     arrays = base.arrays()
     arrays["measured.right"][:6], arrays["measured.total"][:6] = range(6), 10
@@ -62,7 +62,7 @@ def test_what_the_vendor_measured_follows_its_classes(tmp_path: Path) -> None:
     assert after["statistics.counts"].tolist() == [100] * 5 + [0] * 27
 
 
-def test_a_shipped_class_is_removed_only_if_that_is_asked_for(home: Home) -> None:
+def test_a_shipped_class_is_removed_only_on_request(home: Home) -> None:
     before = state_of(home.path)
     with pytest.raises(ConfigError, match="--shipped"):
         remove_class(home, "Coat")

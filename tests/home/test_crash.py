@@ -1,4 +1,4 @@
-"""Whichever operation on disk is interrupted or refused, the home is then the old one or the new one.
+"""Whichever operation on disk is interrupted or refused, the home afterwards holds the old model or the new.
 
 These tests visit the states that one interruption of a change can leave; tests/README.md counts the states.
 benchmarks/crash_rounds.py interrupts the recoveries, and benchmarks/crash.py kills real processes at random.
@@ -78,7 +78,9 @@ def assert_published(what: str, explored: tuple[Change, Exploration]) -> None:
 def test_init_leaves_no_home_or_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_once(monkeypatch)
     explored = explore_init(tmp_path / "home", rounds=1)
-    assert_published("before, within and after each of its {} operations on disk; power cut there", explored)
+    assert_published(
+        "before, within and after each of its {} operations on disk; power cut at the same points", explored
+    )
 
 
 def test_add_classes_leaves_the_old_model_or_the_new_one(home: Home, make_photos: PhotoMaker) -> None:
@@ -110,7 +112,7 @@ def test_undo_leaves_the_model_and_the_one_before_or_both_exchanged(
 def test_most_changes_of_a_home_do_the_same_on_disk(
     tmp_path: Path, home: Home, make_photos: PhotoMaker
 ) -> None:
-    """What holds for add-classes therefore holds for add-photos, remove-class, rename-class, init --replace.
+    """What holds for add-classes also holds for add-photos, remove-class, rename-class and init --replace.
 
     Only add-classes writes its bundle twice here: learning stages it, and committing completes it.
     """

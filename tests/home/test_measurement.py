@@ -55,7 +55,7 @@ def test_peaks_follow_what_was_used_and_say_how_they_were_taken() -> None:
     assert "reset at the start" in report.how["peak_rss_bytes"]
 
 
-def test_on_a_gpu_torch_keeps_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_the_peak_comes_from_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     resets: list[None] = []
     _, student = teacher_and_student()
     with MemoryUse.measured() as use:

@@ -119,7 +119,7 @@ def test_every_change_leaves_alone_and_names_what_is_not_ours(
     assert published(f"| {FOREIGN} in a home, during each change | {tried} | nothing |")
 
 
-def test_what_stands_in_a_changes_way_is_left_alone_and_named(
+def test_what_is_in_the_way_of_a_change_is_left_alone_and_named(
     shipped_home: Path, tmp_path: Path, make_photos: PhotoMaker
 ) -> None:
     for what, plant in REFUSED.items():
@@ -202,7 +202,7 @@ def test_init_over_something_else_is_refused(tmp_path: Path, there: str, replace
 
 @pytest.mark.parametrize("release", ["releases/7", "generations/20240101", "generations/00000007"])
 def test_init_over_another_programs_link_is_refused(tmp_path: Path, release: str) -> None:
-    """Deployment tools for web sites have this layout."""
+    """Deployment tools for web sites use this layout."""
     _fill(tmp_path / "site" / release / "index.html")
     (tmp_path / "site" / "generations" / "20240202").mkdir(parents=True)
     (tmp_path / "site" / "current").symlink_to(release)
@@ -319,7 +319,7 @@ def test_a_name_that_is_not_utf8_can_be_reported(home: Home) -> None:
     assert "caf\\xe9 is a folder" in report.warnings[0] and report.model_dump_json()
 
 
-# The tests below find calls that bypass the functions that know which files may be written and removed.
+# The tests below find calls that bypass the few functions that may write and remove files.
 
 PACKAGE = Path(lwm_edge.__file__).parent
 CALLS = {
@@ -343,7 +343,7 @@ ALLOWED = {
 OPENING = {
     "_disk": "for storage",
     "_streams": "the null device",
-    "memory": "a counter of the kernel",
+    "memory": "a kernel counter",
     "freed_memory": "the kernel's list of pages, for reading",
     "guard": "a photo, for reading, unbuffered",
     "decoder": "a pipe",

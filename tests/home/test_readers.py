@@ -39,7 +39,7 @@ def test_predictions_are_those_of_the_network(home: Home) -> None:
     assert [p.class_names for p in report.predictions] == [(names[i],) for i in expected]
 
 
-def test_a_bad_photo_is_reported_beside_the_others(home: Home, tmp_path: Path) -> None:
+def test_a_bad_photo_is_reported_along_with_the_others(home: Home, tmp_path: Path) -> None:
     report = predict(home, [TEST_PHOTOS[0], tmp_path / "none.png", TEST_PHOTOS[1]])
     assert [bool(p.error) for p in report.predictions] == [False, True, False]
     with pytest.raises(PhotosError, match="none of the photos"):

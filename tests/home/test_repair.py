@@ -57,7 +57,7 @@ def test_every_file_except_the_bundle_is_rebuilt(home: Home, make_photos: PhotoM
     for name in ("classifier.onnx", "labels.txt", "receipt.json"):
         for what, harm in HARM.items():
             if (name, what) == ("receipt.json", "was edited"):
-                continue  # of a receipt, only the model's digest and the length are checked
+                continue  # only a receipt's length and its model's digest are checked
             harm(home.current().path / name)
             report = repair_home(home)
             tried += 1
@@ -102,7 +102,7 @@ def test_a_link_that_is_missing_or_points_at_no_model(home: Home, target: str | 
         link.symlink_to(target)
     with pytest.raises(HomeError, match="lwm-edge repair"):
         open_home(home.path)
-    with home.lock():  # like any writer, this must not remove the only model
+    with home.lock():  # taking the lock clears leftovers, but must not remove the only model
         pass
     report = repair_home(home.path)
     assert report.repaired == ("current pointed at no model",)
@@ -121,7 +121,7 @@ def test_a_half_written_generation_beside_the_complete_one(home: Home) -> None:
     assert home.current().path == complete
 
 
-def test_two_complete_models_are_for_the_owner_to_choose(home: Home) -> None:
+def test_the_owner_chooses_between_two_complete_models(home: Home) -> None:
     complete = home.current().path
     shutil.copytree(complete, complete.with_name("00000005"))
     (home.path / "current").unlink()

@@ -63,7 +63,7 @@ def _other_capacity(arrays: Arrays, manifest: Manifest) -> dict[str, Any]:
     return {"capacity": 33, "bundle_bytes": 0}
 
 
-def _boat(arrays: Arrays, manifest: Manifest) -> dict[str, Any]:
+def _other_class_name(arrays: Arrays, manifest: Manifest) -> dict[str, Any]:
     return {"class_names": ("Boat", *manifest.class_names[1:])}
 
 
@@ -79,7 +79,7 @@ def _other_preprocessing(arrays: Arrays, manifest: Manifest) -> dict[str, Any]:
 ALTERED: dict[str, tuple[Callable[..., dict[str, Any]], str]] = {
     "tensors": (_other_weights, "the model (tensors, class names, preprocessing, levels) does not match"),
     "ONNX graph": (_other_graph, "the model (tensors, class names, preprocessing, levels) does not match"),
-    "class names": (_boat, "the names of the shipped classes"),
+    "class names": (_other_class_name, "the names of the shipped classes"),
     "preprocessing": (_other_preprocessing, "the preprocessing or the head's inputs do not match"),
     "capacity": (_other_capacity, "capacity is 33"),
     "activation": (lambda arrays, manifest: {"activation": "softmax"}, "activation is softmax"),

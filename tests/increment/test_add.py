@@ -81,7 +81,7 @@ def test_an_increment_changes_bundle_onnx_labels_and_receipt_together(
     assert classifier.model_digest == manifest.model_digest
     assert home.current().labels.read_text().splitlines() == list(manifest.class_names)
     receipt = IncrementReport.model_validate_json(home.current().receipt.read_text())
-    # Mistakes name photos, so no home keeps them.
+    # The list of mistakes names photos, so no home keeps it.
     assert receipt == report.model_copy(update={"mistakes": ()})
     assert (report.photos_trained, report.photos_held_back) == (12, 4)
     assert "cannot be measured" in report.old_classes_note
@@ -421,7 +421,8 @@ def test_a_gpus_rounding_does_not_break_parity(
 ) -> None:
     network = load_network(open_bundle(BASE_BUNDLE))
     exact, rounded = parity_probe(network).logits, parity_probe(_as_if_a_gpu(network, _GPU)).logits
-    assert np.abs(rounded - exact).max() > 1e-4 * max(1.0, float(np.abs(exact).max()))  # parity allows less
+    # The difference is larger than the parity check allows.
+    assert np.abs(rounded - exact).max() > 1e-4 * max(1.0, float(np.abs(exact).max()))
 
     trained_on: list[bool] = []
     whole = train_increment

@@ -60,7 +60,7 @@ def test_the_worst_comes_first_and_each_has_its_reason(report: CheckReport) -> N
     assert "is tiny: its short side has 8 pixels, but the network looks at 28" in reasons
 
 
-def test_the_planted_folder_is_what_the_script_makes(tmp_path: Path) -> None:
+def test_the_committed_photos_with_faults_can_be_made_again(tmp_path: Path) -> None:
     plant(tmp_path)
     made, committed = (
         sorted(p.relative_to(root).as_posix() for p in root.rglob("*.*")) for root in (tmp_path, PLANTED)

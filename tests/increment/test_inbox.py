@@ -1,4 +1,4 @@
-"""An inbox teaches photos that no longer change, says why others wait, and tries nothing for ever."""
+"""Photos in an inbox are learnt once they stop changing; others wait with a reason, and retries end."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def refusing(error: LwmEdgeError, tries: list[int]) -> Callable[..., Any]:
 
 
 def take(home: Home, inbox: Path, taught: Path, name: str) -> Note:
-    """Takes the photos of a class, like a process that is killed before it has taught any of them."""
+    """Takes the photos of a class, like a process that is killed before any of them are learnt."""
     manifest, paths = home.open_bundle().manifest, sorted((inbox / name).glob("*.png"))
     note = Note(
         home=home.path,
@@ -175,7 +175,7 @@ def test_a_half_copied_photo_waits_until_it_is_whole(home: Home, inbox: Path, ta
     assert photos_in(inbox) == [] and not list(inbox.glob("*.json"))
 
 
-def test_photos_that_could_not_be_put_back_are_put_back_before_others_are_taught(
+def test_photos_that_could_not_be_put_back_are_put_back_before_others_are_learnt(
     home: Home, inbox: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures: list[LwmEdgeError] = [GateError("not good enough"), ResourceError("the disk is full")]
@@ -245,7 +245,7 @@ def test_photos_that_failed_wait_with_the_reason_and_are_not_tried_for_ever(
     assert len(tries) == 2
 
 
-def test_photos_that_cannot_be_taken_are_taught_once_their_folder_allows_it(
+def test_photos_that_cannot_be_taken_are_learnt_once_their_folder_allows_it(
     home: Home, inbox: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, move = arrive(inbox, "Bag", "Bag"), storage.move_file
@@ -302,7 +302,7 @@ def test_photos_that_were_learnt_before_an_interruption_are_only_put_away(
     assert counts(home)["Bag"] == 8 and len(photos_in(taught / "Bag")) == 8 and photos_in(inbox) == []
 
 
-def test_photos_are_still_taught_if_another_process_has_taught_others_of_their_class(
+def test_photos_are_still_learnt_if_another_process_has_taught_others_of_their_class(
     home: Home, inbox: Path, taught: Path
 ) -> None:
     arrive(inbox, "Bag", "Bag")
@@ -366,7 +366,7 @@ def test_a_change_by_another_process_meanwhile_hides_no_learnt_photos(
     assert inbox_record.was_learnt(home, note) is None  # and not False: they would be learnt again
 
 
-def test_photos_taken_before_a_home_was_started_over_are_taught(
+def test_photos_taken_before_a_home_was_started_over_are_learnt(
     home: Home, inbox: Path, taught: Path
 ) -> None:
     remove_class(home, "Coat", shipped=True)
@@ -405,10 +405,10 @@ def test_either_all_photos_that_were_taken_are_learnt_or_none(
     assert teach(home, inbox, taught).taught[0].photos == 7
 
 
-def test_a_photo_that_was_taught_before_is_not_taught_again(home: Home, inbox: Path, taught: Path) -> None:
+def test_a_photo_that_was_learnt_before_is_not_learnt_again(home: Home, inbox: Path, taught: Path) -> None:
     arrive(inbox, "Bag", "Bag")
     teach(home, inbox, taught)
-    arrive(inbox, "Bag", "Bag")  # as a tool does that delivers files again once they are gone
+    arrive(inbox, "Bag", "Bag")  # like a tool that delivers files again once they are gone
     (left,) = teach(home, inbox, taught).waiting
     assert "was taught before" in left.reason and counts(home)["Bag"] == 8
     arrive(inbox, "Bag", "Bag", range(20, 26))
@@ -455,7 +455,7 @@ def test_only_one_process_can_work_on_an_inbox(home: Home, inbox: Path, taught: 
         teach(home, inbox, taught)
 
 
-def test_two_inboxes_can_put_photos_of_one_name_away_at_the_same_time(
+def test_two_inboxes_can_put_away_photos_of_the_same_name_at_the_same_time(
     home: Home, tmp_path: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = []

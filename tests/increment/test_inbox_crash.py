@@ -58,7 +58,7 @@ class World:
         old: Files of the home before the photos were learnt.
         new: Files of the home after that.
         delete: Whether taught photos are deleted.
-        copies: Whether taught photos are copied, so that a photo can be there twice for a moment.
+        copies: Whether taught photos are copied, so that a photo can exist twice for a moment.
         commits: Number of times that photos were learnt since the latest recovery began.
         started_new: Whether the home had learnt the photos when the latest recovery began.
         checked: States after recoveries that were audited already.

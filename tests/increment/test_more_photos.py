@@ -1,4 +1,4 @@
-"""More photos of known classes are learnt as if all had come at once, and only where that is permitted."""
+"""More photos of known classes are learnt as if all had come at once, and only if the vendor permits it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def logits_of(home: Home) -> np.ndarray:
 
 
 def photos_of(folder: Path, first: int, end: int, **classes: str) -> Path:
-    """Makes a photo folder of some of the demo's photos of each class."""
+    """Makes a photo folder from some of the demo's photos of each class."""
     for name, source in classes.items():
         (found,) = (DEMO_DATA / "train").glob(f"*/{source}")
         (folder / name).mkdir(parents=True)

@@ -34,7 +34,7 @@ SHORT = IncrementConfig(epochs=1)  # too short to be worth looking for the faste
 
 
 class _Machine:
-    """Stands in for the machine's memory and clock: the process takes some memory at rest, more in a step."""
+    """Stands in for the machine's memory and clock: the process takes more memory during a step."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ def test_the_limit_leaves_half_of_what_is_free_unless_it_is_set(monkeypatch: pyt
 
 def test_training_is_saved_where_the_limit_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = _Machine(monkeypatch)
-    # Saving takes 152.25 MiB: 100 MiB at rest and 5 times the trained bytes, plus 5%.
+    # Saving takes 152.25 MiB: 100 MiB when idle and 5 times the trained bytes, plus 5%.
     job = Job(**{**vars(machine.job), "trained_bytes": 9 * MIB})
     assert not make_plan(job, IncrementConfig(), 151 * MIB, "as set").checkpoints
     roomy = make_plan(job, IncrementConfig(), 153 * MIB, "as set")
@@ -205,7 +205,7 @@ def test_the_work_after_the_photos_counts_if_nothing_trains(monkeypatch: pytest.
     small, large = (make_plan(job, SHORT, 1000 * MIB, "as set") for job in (without, loaded))
     assert small.micro_batch_size == large.micro_batch_size == 4
     assert small.pixel_cache_bytes == large.pixel_cache_bytes
-    exporting = 100 + 2 + 90 - 20 + 10  # at rest, bundle, loading, less what the old model held, libraries
+    exporting = 100 + 2 + 90 - 20 + 10  # idle, bundle, loading, less what the old model held, libraries
     peak = large.predicted_peak_rss_bytes - large.pixel_cache_bytes
     assert peak == pytest.approx(1.05 * exporting * MIB, rel=0.01)
     with pytest.raises(ResourceError, match="--max-memory"):
@@ -280,7 +280,7 @@ def test_a_dry_run_changes_nothing(home: Home, make_photos: PhotoMaker) -> None:
     plan = plan_increment(home, photos, QUICK)
     assert state_of(home.path) == before
     assert 100 * MIB < plan.predicted_peak_rss_bytes < plan.limit_bytes
-    assert plan.smallest_limit_bytes <= 1.02 * plan.predicted_peak_rss_bytes  # plans may differ by a fiftieth
+    assert plan.smallest_limit_bytes <= 1.02 * plan.predicted_peak_rss_bytes  # two plans may differ by 2%
     with pytest.raises(ResourceError, match="nothing was trained"):
         plan_increment(home, photos, QUICK.model_copy(update={"max_memory": 50 * MIB}))
 

@@ -230,12 +230,12 @@ def test_an_infinite_gradient_ends_the_training_where_it_happens(
     assert state_of(home.path) == before  # so no checkpoint is left either
 
 
-def test_a_torn_save_is_cleared(home: Home) -> None:
-    torn = storage.staged_path(home.training)
-    torn.write_bytes(b"torn")
+def test_an_incomplete_save_is_cleared(home: Home) -> None:
+    incomplete = storage.staged_path(home.training)
+    incomplete.write_bytes(b"incomplete")
     with home.lock():
         pass
-    assert not torn.exists() and audit(home).passed
+    assert not incomplete.exists() and audit(home).passed
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 100_000])

@@ -1,4 +1,4 @@
-"""The head is the linear discriminant, and heads without some photos follow from the same solution."""
+"""The head is the linear discriminant, and heads that leave out some photos follow from the same solution."""
 
 from __future__ import annotations
 

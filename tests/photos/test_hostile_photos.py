@@ -73,7 +73,8 @@ def truncated() -> Iterator[Case]:
     for name, format, options in SAVED_AS:
         content = saved(picture(), format, **options)
         for tenth in range(10):
-            yield "cut off after each tenth", f"cut{tenth}.{name}", content[: len(content) * tenth // 10]
+            cut = content[: len(content) * tenth // 10]
+            yield "cut off after each tenth of the file", f"cut{tenth}.{name}", cut
 
 
 def mutated() -> Iterator[Case]:
