@@ -98,7 +98,7 @@ def _renamed(model: Bundle, row: int, name: str) -> Edited:
 
 
 def _require_mergeable(manifest: Manifest, row: int, into: int, *, shipped: bool) -> None:
-    """Refuses to merge a class into itself or into one that may not grow, or a shipped one without `shipped`.
+    """Refuses classes that cannot be merged, such as a shipped one if `shipped` is not set.
 
     Raises:
         ConfigError: The classes cannot be merged.
