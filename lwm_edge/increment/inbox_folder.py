@@ -47,7 +47,7 @@ class NotedPhoto(Record):
 
 
 class Note(Record):
-    """Records which photos are being taught, so that an interruption can be sorted out.
+    """Records which photos are being taught, so that they can be sorted out after an interruption.
 
     Attributes:
         home: Path of the model home.

@@ -136,7 +136,7 @@ def _commit(
 
 
 def stoppable_progress(reply: Callable[[Message], None], should_stop: Callable[[], bool]) -> ProgressCallback:
-    """Makes a function that passes progress on and, outside the training, ends the work if it is to stop."""
+    """Makes a function that passes progress on and, outside the training, ends the work on request."""
     trained = ""
 
     def report_progress(progress: Progress) -> None:
