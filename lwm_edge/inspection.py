@@ -1,6 +1,6 @@
 """Looks at what is on the disk, reads regular files, and explains refusals by the operating system.
 
-Nothing here changes a file or a folder; `storage` does.
+Nothing here changes a file or a folder; that is what `storage` is for.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def kind_at(path: Path, *, follow: bool = False) -> str:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Opens a regular file for reading; refuses anything else at once, as a pipe might never end.
+    """Opens a regular file for reading; refuses anything else, such as a pipe, which might never end.
 
     Raises:
         OSError: There is no file, it may not be read, or it is not a regular one.

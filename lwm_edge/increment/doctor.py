@@ -37,7 +37,7 @@ _FEWEST = 5  # photos of a class; with fewer, nobody can tell what is usual for 
 _BLURRED_RATIO = 0.15  # share of the median sharpness of the class
 _BLACK, _WHITE = 50.0, 205.0  # black if nothing is brighter, white if nothing is darker
 _TINY_RATIO = 0.5  # share of the short side that the network sees
-_SURE_MARGIN = 3.0  # difference of two logits; a class's own mean has a logit of about 5
+_SURE_MARGIN = 3.0  # difference of two logits; a class's mean has a logit of about 5 for that class
 
 
 @dataclass
@@ -77,8 +77,8 @@ def check_photos(
         BundleError: The home's bundle is damaged.
         PhotosError: The folder cannot be used: for example, a class has no usable photo; every problem is
             listed.
-        ExportError: The bundle's graph cannot be run here, or gives other results than where the model was
-            trained (ParityError).
+        ExportError: The bundle's graph cannot be run here, or its results differ from those where the model
+            was trained (ParityError).
         ResourceError: Memory ran out.
     """
     model = open_home(home).read(lambda generation: open_bundle(generation.bundle))

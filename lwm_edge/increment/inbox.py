@@ -50,7 +50,7 @@ def teach_inbox(
         quiet_seconds: Seconds for which a class folder must stay unchanged before it is taught. If there are
             photos, this call waits that long to see whether anything changes.
         on_progress: Function that is called at every step; any exception that it raises ends the call, and
-            the photos that were being learnt are put back or, if that is done already, moved or deleted.
+            the photos that were being learnt are put back or, if they are learnt already, moved or deleted.
         isolate: Whether to learn in worker processes; False learns in this process.
 
     Raises:

@@ -40,20 +40,20 @@ _WAITS = ".waits.json"
 
 
 class NotedPhoto(Record):
-    """Names a photo that is being taught, by its file's name and its content."""
+    """Identifies a photo by its file name and its content."""
 
     name: ExactPath
     digest: Digest
 
 
 class Note(Record):
-    """Records which photos are being taught, so that an interruption can be sorted out.
+    """Records which photos are being taught, so that they can be sorted out after an interruption.
 
     Attributes:
         home: Path of the model home.
         change: Kind of the change.
         folder: Name of the class folder.
-        class_name: Name of the class, as the model knows it afterwards.
+        class_name: Name of the class, as the model will know it.
         increment: Number of the home's latest change before this one.
         model_digest: Digest of the home's model before this change.
         tried: Number of times that these photos were tried before.
@@ -102,7 +102,7 @@ class InboxFolder:
 
     Attributes:
         path: Path of the inbox.
-        taught: Folder for photos that were taught; None deletes them.
+        taught: Folder for photos that were taught; if it is None, they are deleted.
     """
 
     path: Path
@@ -110,7 +110,7 @@ class InboxFolder:
 
     @property
     def batch(self) -> Path:
-        """Returns the folder that `add_classes` or `add_photos` gets; its sub-folder holds the photos."""
+        """Returns the folder to pass to `add_classes` or `add_photos`; its sub-folder holds the photos."""
         return self.path / _WORK / _PHOTOS
 
     @contextmanager
@@ -124,7 +124,7 @@ class InboxFolder:
         if not self.path.is_dir():
             raise HomeError(f"{self.path} is not a folder; give the folder in which photos arrive")
         storage.make_folder(self.batch)
-        busy = f"another process is teaching the photos in {self.path} already; leave that to it"
+        busy = f"another process is already teaching the photos in {self.path}; no second one is needed"
         with locks.exclusive_lock(self.path / _WORK / _LOCK, busy=busy):
             yield
 
@@ -193,7 +193,7 @@ class InboxFolder:
         return found if found.photos in (None, fingerprint(folder)) else None
 
     def seconds_since_reason(self, folder: Path, now: float) -> float | None:
-        """Returns the seconds since the reason was written; None without one, or if the clock went back."""
+        """Returns the seconds since the reason was written; None if there is none, or the clock went back."""
         with suppress(OSError):
             seconds = now - _reason_file(folder).stat().st_mtime
             return seconds if seconds >= 0 else None
@@ -265,7 +265,7 @@ def signature(folder: Path) -> Signature:
     with inspection.explained("read", folder):
         found = [(".", 0, _permissions(folder.stat()), 0, 0)]
     for path in inspection.entries(folder):
-        with suppress(OSError):  # the file was moved away meanwhile, which changes the next signature
+        with suppress(OSError):  # the file has just been moved away, which changes the next signature
             status = path.lstat()
             times = status.st_mtime_ns, status.st_ctime_ns
             found.append((path.name, status.st_size, _permissions(status), *times))
@@ -291,7 +291,7 @@ def noted(photos: tuple[Photo, ...]) -> tuple[NotedPhoto, ...]:
 
 
 def _move_beside_others(path: Path, folder: Path) -> None:
-    """Moves a photo into a folder; removes it if it is there already, and renames it if its name is taken."""
+    """Moves a photo into a folder; renames it if its name is taken, or deletes it if it is a copy."""
     target = folder / path.name
     if inspection.is_regular_file(target):
         digest = file_digest(path)

@@ -42,8 +42,8 @@ def _receipt(generation: Generation) -> IncrementReport:
 def was_learnt(home: Home, note: Note) -> bool | None:
     """Finds out whether the photos of a note were learnt.
 
-    The record names the latest changes, but not their photos. The home's receipt has the digest of the photos
-    of the last change alone.
+    The record names the latest changes, but not their photos. The home's receipt has the digest of the
+    photos, but only for the latest change.
 
     Returns:
         Whether they were learnt; None if the record does not say.
@@ -55,7 +55,7 @@ def was_learnt(home: Home, note: Note) -> bool | None:
 
 
 def _was_learnt(generation: Generation, note: Note) -> bool | None:
-    """Finds the answer of `was_learnt` in one generation, as another process may commit meanwhile."""
+    """Answers `was_learnt` from one generation, because another process may commit in the meantime."""
     manifest = _manifest(generation)
     links = manifest.custody.links if manifest.custody else ()
     later = [link for link in links if link.increment > note.increment]
@@ -77,7 +77,7 @@ def _was_learnt(generation: Generation, note: Note) -> bool | None:
 
 
 def _teaches(link: Link, note: Note) -> bool:
-    """Returns whether a change is of the kind that a note names, and teaches the note's class alone."""
+    """Returns whether a change is of the note's kind, and of no class but the note's."""
     deed = link.deed
     if deed is None or deed.kind != note.change or deed.more_classes:
         return False

@@ -59,7 +59,7 @@ class InboxReport(Report):
         inbox: Path of the inbox.
         taught: Photos that were taught, class by class, in the order of teaching.
         waiting: Photos that were not taught, class by class.
-        notes: Sentences that say which photos an interruption had left half-way, and where they were put.
+        notes: Sentences that say what was done with photos whose teaching had been interrupted.
     """
 
     home: AnyNamePath

@@ -1,4 +1,4 @@
-"""Teaches the photos of one class folder of an inbox, and sorts out what an interruption left behind."""
+"""Teaches a model the class of one folder of an inbox, and sorts out what an interruption left behind."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .plan import memory_limit
 from .reports import IncrementReport
 
 PAUSES = (0.0, 0.0, 0.0, 600.0, 3600.0)
-"""Seconds before the next try, by the number of tries so far; after five, photos wait for the owner."""
+"""Seconds before the next try, by the number of tries so far; after five tries, photos wait for the owner."""
 
 
 @dataclass(frozen=True)
 class Usable:
-    """Holds the photos of a class folder that can be taught.
+    """Holds a class folder's usable photos.
 
     Attributes:
         photos: Photos that can be taught.
@@ -43,7 +43,7 @@ class Usable:
 
 @dataclass(frozen=True)
 class Teaching:
-    """Teaches photos of an inbox to a home's model.
+    """Teaches a home's model the classes of an inbox.
 
     Attributes:
         home: Model home.
@@ -60,7 +60,10 @@ class Teaching:
     isolate: bool
 
     def recover(self) -> tuple[str, ...]:
-        """Sorts out photos that an interruption left half-way: puts them away if learnt, or back if not.
+        """Sorts out photos whose teaching was interrupted.
+
+        If they were learnt, they are moved to the folder for taught photos, or deleted. Otherwise, they are
+        put back into their class folder.
 
         Returns:
             What was done, in sentences.
@@ -77,7 +80,8 @@ class Teaching:
                 f"lwm-edge inbox with --home {note.home} first"
             )
         if self._resolve(note, None):
-            return (f"{note.class_name} had been learnt before an interruption; its photos were put away",)
+            done = "moved" if self.folder.taught else "deleted"
+            return (f"{note.class_name} had been learnt before an interruption; its photos were {done}",)
         return (f"teaching {note.class_name} was interrupted; its photos were put back",)
 
     def too_few(self, count: int) -> str:
@@ -86,7 +90,7 @@ class Teaching:
         return f"at least {self.config.min_photos} usable photos are needed, but {are_there} {count}"
 
     def usable(self, path: Path) -> Usable:
-        """Finds the photos of a class folder that can be taught, and says why the other files cannot."""
+        """Finds a class folder's usable photos, and says why its other files cannot be taught."""
         manifest = manifest_of(self.home)
         limit, _ = memory_limit(self.config)
         photos, problems = usable_photos(path, manifest.preprocessing, limit)
@@ -116,7 +120,7 @@ class Teaching:
         """
         if len(usable.photos) < self.config.min_photos:
             raise PhotosError(self.too_few(len(usable.photos)), usable.problems)
-        self.recover()  # if putting back other photos failed, their note must not be replaced
+        self.recover()  # photos may be left from an earlier try; `take` would replace the note on them
         manifest = usable.manifest
         name = _class_name(path, manifest)
         note = Note(
@@ -145,12 +149,12 @@ class Teaching:
             raise
 
     def _learn_taken(self, note: Note) -> IncrementReport:
-        """Learns all the taken photos or none, so the receipt's digest shows whether they were learnt."""
+        """Learns all the photos or none, so that the receipt's digest shows whether they were learnt."""
         all_of_them = self.config.model_copy(update={"min_photos": len(note.photos)})
         common: Any = {"on_progress": self.on_progress, "isolate": self.isolate, "wait": True}
         if note.change == "add-classes":
             return add_classes(self.home, self.folder.batch, all_of_them, **common)
-        # solve_head replaces a trained last layer by a solved one, as recipe lda does in add_classes.
+        # solve_head replaces a trained last layer with a solved one, as recipe lda does in add_classes.
         return add_photos(self.home, self.folder.batch, all_of_them, solve_head=True, **common)
 
     def _resolve(self, note: Note, error: BaseException | None) -> bool | None:
@@ -158,7 +162,7 @@ class Teaching:
 
         Args:
             note: Note on the photos that were being taught.
-            error: Error that ended the teaching; None if the process ended.
+            error: Error that ended the teaching; None if the whole process ended.
 
         Returns:
             Whether the photos were learnt; None if that is not clear.
@@ -168,10 +172,10 @@ class Teaching:
             self.folder.put_away(note)
             return learnt
         path = self.folder.path / note.folder
-        if learnt is None:  # photos that are back without the question would be learnt again
+        if learnt is None:  # without this question, the photos would be taught again once they are back
             self.folder.write_reason(path, _question(note))
         self.folder.put_back(note)
-        if error is None and learnt is not None:  # photos that end the process must not be tried for ever
+        if error is None and learnt is not None:  # photos that crash the process must not be tried for ever
             interrupted = ResourceError(
                 f"teaching was interrupted; after {len(PAUSES)} tries, photos wait for the owner"
             )
@@ -212,7 +216,7 @@ class Teaching:
 
 
 def _question(note: Note) -> Reason:
-    """Asks the owner whether the photos of a note were learnt; until then, their class folder waits."""
+    """Asks the owner whether the photos of a note were learnt; their class folder waits for the answer."""
     names = [printable(photo.name) for photo in note.photos]
     return Reason(
         reason="teaching was interrupted, and it is not clear whether these photos were learnt, because the "

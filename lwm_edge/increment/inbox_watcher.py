@@ -1,4 +1,4 @@
-"""Looks at an inbox, teaches the class folders that no longer change, and says why the others wait."""
+"""Teaches a model the classes whose folders in an inbox no longer change, and says why the others wait."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _ABOUT_THE_HOME = (BundleError, BusyError, HomeError, StoppedError, TrustError)
 
 @dataclass
 class Watcher:
-    """Looks at an inbox again and again, and teaches the class folders that no longer change.
+    """Looks at an inbox again and again, and teaches the model the classes whose folders no longer change.
 
     Attributes:
-        teaching: Object that teaches the photos.
-        quiet_seconds: Seconds for which a class folder must stay unchanged before it is taught.
-        seen: Signature of each class folder, and since when (on the monotonic clock) it has been the same.
+        teaching: Object that teaches the model.
+        quiet_seconds: Seconds for which a class folder must stay unchanged before its photos are learnt.
+        seen: Signature of each class folder, and when (on the monotonic clock) this signature was first seen.
     """
 
     teaching: Teaching
@@ -56,7 +56,7 @@ class Watcher:
             self.seen[path] = known if known and known[0] == found else (found, now)
 
     def teach(self, notes: tuple[str, ...] = ()) -> InboxReport:
-        """Teaches the class folders that are ready, and says why the others wait.
+        """Teaches the model the classes whose folders are ready, and says why the others wait.
 
         Args:
             notes: Notes for the report.
@@ -85,7 +85,7 @@ class Watcher:
             yield _waiting(path, "waiting", _in_words(reason))
 
     def _teach_class(self, path: Path) -> TaughtClass | WaitingClass:
-        """Teaches the photos in a class folder, or says why they wait."""
+        """Teaches the model the class of a folder, or says why its photos wait."""
         found, since = self.seen[path]
         if time.monotonic() - since < self.quiet_seconds or signature(path) != found:
             unchanged = f"watched for less than {self.quiet_seconds:.0f} s since the last change"

@@ -28,7 +28,7 @@ from .timing import Timer
 from .values import Approach, Learnt, NewPhotos
 
 _IMAGES_AT_ONCE = 4  # more are hardly faster: all threads work on each layer anyway
-_ENDING_FACTOR = 2.0  # multiple of the loading time that exporting, loading and writing the new model take
+_ENDING_FACTOR = 2.0  # exporting, loading and writing the new model take this many times the loading time
 _FLOAT64_BYTES = 8
 _SMALL_MATRIX = 384  # side of a matrix that is solved to see how fast this machine is
 
@@ -42,8 +42,8 @@ class InstantLearner:
         config: Settings of the increment.
 
     Raises:
-        ExportError: The bundle's graph cannot be run, or gives other results here than where the model was
-            trained (ParityError).
+        ExportError: The bundle's graph cannot be run, or its results here differ from those where the model
+            was trained (ParityError).
     """
 
     def __init__(self, parent: Bundle, approach: Approach, config: IncrementConfig) -> None:
@@ -137,8 +137,8 @@ class InstantLearner:
 
 
 def _load(parent: Bundle) -> tuple[Backbone | None, Loaded]:
-    """Loads the backbone, and measures the memory it takes; libraries do not count, because they stay."""
-    with suppress(ImportError):  # loading the backbone says what is wrong
+    """Loads the backbone, and measures the memory it takes; libraries do not count, as they stay loaded."""
+    with suppress(ImportError):  # `Backbone` explains this error
         import onnxruntime  # noqa: F401 - freeing the backbone does not free what this import takes
     reset_peak_rss()
     before, mapped_before = rss_bytes(), _mapped_bytes()
@@ -160,8 +160,8 @@ def _solving_seconds(features: int) -> float:
     started = time.monotonic()
     np.linalg.solve(small, small)
     solving = time.monotonic() - started
-    # As many right-hand sides as unknowns make four times the work of a few. Two solutions for a few are
-    # allowed for.
+    # Solving for as many right-hand sides as unknowns takes four times as long as for a few. Half of
+    # this time is therefore enough to solve twice for a few.
     return solving * (features / _SMALL_MATRIX) ** 3 / 2
 
 

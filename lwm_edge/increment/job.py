@@ -50,8 +50,8 @@ class Loaded(NamedTuple):
     """Says how much memory a model takes in ONNX Runtime, as measured when it was loaded.
 
     Attributes:
-        held_bytes: Bytes that the loaded model takes; they are freed once it has seen the photos.
-        peak_bytes: Most bytes taken while the model was being loaded; loading the new one for the comparison
+        held_bytes: Bytes that the loaded model takes; they are freed once it has run on the photos.
+        peak_bytes: Most bytes taken while the model was being loaded; loading the new model, to compare it,
             takes as many.
     """
 
@@ -64,15 +64,15 @@ class Job:
     """Describes an increment for planning.
 
     Attributes:
-        step: Function that runs two micro-batches of the given number of images on trial, and changes no
+        step: Function that tries two micro-batches of the given number of images, and changes no
             model. In training, the second one adds to the gradients of the first.
         photos: Number of photos to learn from.
         held_back: Number of further photos that are held back.
         photo_bytes: Bytes of one prepared photo.
         held_bytes: Bytes of the prepared photos that are already in memory.
-        observed_bytes: Bytes that are kept for all photos once the networks have seen them.
+        observed_bytes: Bytes that are kept for all photos once the networks have run on them.
         features: Number d of values that the head reads.
-        trained_bytes: Bytes of the parameters that train; 0 if none do.
+        trained_bytes: Bytes of the parameters that are trained; 0 if none are.
         activation_bytes: Estimated bytes that one image occupies between forward and backward pass, in
             float32.
         decoding_bytes: Further bytes that reading a photo takes.
@@ -84,7 +84,8 @@ class Job:
         ending_seconds: Seconds from the last photo to the command's end, as predicted.
         frozen_bytes: Bytes of the frozen blocks' output for one photo, in float32, if it is the same in every
             epoch; 0 otherwise.
-        precisions: Precisions that may be used, the most exact first; a later one must be clearly faster.
+        precisions: Precisions that may be used, the most exact first; a later one is used only if it is
+            clearly faster.
         before_step: Function that is called before each trial step; any exception that it raises ends the
             planning.
     """
@@ -130,7 +131,7 @@ def candidates(job: Job, config: IncrementConfig, precision: Precision = "float3
 def batchings(job: Job, config: IncrementConfig) -> Iterator[tuple[int, int]]:
     """Lists pairs: how many images to compute at once, and how many batches to read ahead.
 
-    The last pair reads none ahead.
+    With the last pair, none are read ahead.
     """
     size = config.micro_batch_size or min(config.batch_size, job.images_at_once or config.batch_size)
     yield size, _PREFETCH

@@ -1,4 +1,4 @@
-"""Judges an increment in an owner's words: which classes are recognised, look alike, or need more photos."""
+"""Judges an increment in words for owners: which classes are recognised, look alike, or need more photos."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FEW_DIFFERENT = 10  # photos; if this many differ, a class is varied enough, ho
 def judge_new_classes(
     predictions: NDArray[np.int64], labels: Labels, class_names: Sequence[str], judged: Iterable[int]
 ) -> tuple[NewClassReport, ...]:
-    """Counts how many photos of each class were recognised, and which other class they were taken for most.
+    """Counts how many photos of each class were recognised, and what the others were mostly taken for.
 
     Args:
         predictions: Predicted class_index of each photo [M], by a head that had not learnt that photo.
@@ -97,7 +97,7 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
 def warn_about_near_copies(
     class_names: Sequence[str], labels: Sequence[int], near_copies: Mapping[int, NearCopies]
 ) -> Iterator[str]:
-    """Warns of classes that were learnt from few different photos, however many there were.
+    """Warns of classes that were learnt from few different photos, however many photos they have.
 
     Args:
         class_names: Names of all classes.
@@ -115,10 +115,11 @@ def warn_about_near_copies(
 
 
 def warn_about_unknown(kept: Mapping[str, tuple[int, int]], new: Sequence[str]) -> list[str]:
-    """Warns of each new class of which many photos would be called unknown.
+    """Warns of each new class with many photos that would be called unknown.
 
     Args:
-        kept: For each class, the number of photos that would not be called unknown, and of all photos.
+        kept: For each class, the number of photos that would not be called unknown, and the number of all
+            photos.
         new: Names of the new classes.
     """
     return [

@@ -44,7 +44,7 @@ from .verdict import (
 
 _EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the folds, the shipped classes, and drift
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
-# Share of the predicted time after the last photo that staging takes; a rough figure, for the progress bar.
+# Staging takes about this share of the time that is predicted after the last photo; for the progress bar.
 _STAGING_SHARE = 0.2
 
 

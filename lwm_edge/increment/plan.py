@@ -35,7 +35,7 @@ SHARE_FOR_CHECKED_PHOTOS = 0.1  # share of the memory left within the limit, for
 _SHARE_FOR_CACHE = 0.25
 _ROOM_TO_TRY_FACTOR = 4  # with too small a limit, a step is tried only if this many times its minimum is free
 _SECONDS_WORTH_A_TRIAL = 30.0  # if the increment takes less, a second precision is not tried
-_CLEARLY_FASTER = 0.75  # a less exact precision is taken if its step takes at most this share of the time
+_CLEARLY_FASTER = 0.75  # a less exact precision is chosen if its step takes at most this share of the time
 
 
 def memory_limit(config: IncrementConfig) -> tuple[int, str]:
@@ -55,9 +55,9 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
     """Chooses the first candidate, starting with the fastest, whose predicted peak stays within the limit.
 
     Raises:
-        ResourceError: No candidate fits. The message names the smallest limit that would be enough. Even if
-            the limit is clearly too small, a step is tried to find this out, provided that the device has
-            plenty of free memory; otherwise the message names a lower bound.
+        ResourceError: No candidate fits. The message names the smallest limit that would be enough. If the
+            device has plenty of free memory, a step is tried to find that limit, even if the given one is
+            clearly too small. Otherwise, the message names a lower bound.
     """
     needed = minimum_bytes(job)
     if needed > limit and available_memory_bytes() < _ROOM_TO_TRY_FACTOR * (needed - job.rss_bytes()):

@@ -18,8 +18,8 @@ _MARGIN_KEEPING_MEMORY = 1.15  # the same factor, if freed memory is kept
 _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
 _REPLANNING_MARGIN = 1.02  # factor for a limit that an error names, as the next plan may need a little more
 _LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that solving and exporting read for the first time
-# The same while the head is solved: there are also the pages for reading photos and for running the model,
-# and what ONNX Runtime keeps of a freed model. The pages are given back before the new model is exported.
+# The same while the head is solved, with the pages for reading photos and for running the model, and what
+# ONNX Runtime keeps of a freed model. The pages are given back before the new model is exported.
 _LIBRARY_BYTES_WHEN_SOLVING = 20 * 2**20
 
 USUAL_STEPS = 3  # trial steps: one that loads libraries, one with one image, and one with several
@@ -76,8 +76,8 @@ class Predictor:
     def predict(self, candidate: Candidate) -> Prediction | None:
         """Predicts what a candidate takes, or returns None without trying it.
 
-        A candidate that keeps freed memory is tried only if it surely fits the limit, one that recomputes in
-        any case, and any other unless it surely exceeds the limit.
+        A candidate that keeps freed memory is tried only if it surely fits the limit. One that recomputes is
+        always tried. Any other is tried unless it surely exceeds the limit.
         """
         if candidate.strategy.keeps_freed_memory:
             return self._predict_keeping_memory(candidate)
@@ -102,24 +102,24 @@ class Predictor:
     def _peak(self, candidate: Candidate, probe: _Probe) -> int:
         step = probe.peak_with(candidate.micro_batch_size)
         step += _overhead_bytes(self._job, self._config, candidate.prefetch)
-        # What trials leave in ONNX Runtime is free again when the model is written; what torch loads stays.
-        at_rest = self._rss_before_trials if self._job.loaded else self._job.rss_bytes()
-        return int(MARGIN * max(step, at_rest + _writing_bytes(self._job)))
+        # What trials use in ONNX Runtime is freed before the model is written; what torch loads stays.
+        idle_rss = self._rss_before_trials if self._job.loaded else self._job.rss_bytes()
+        return int(MARGIN * max(step, idle_rss + _writing_bytes(self._job)))
 
     def _predict_keeping_memory(self, candidate: Candidate) -> Prediction | None:
         """Tries the micro-batch itself, as no simple rule says how much freed memory stays unused."""
         if not self._may_fit(candidate.strategy):
             return None
-        job, at_rest = self._job, self._job.rss_bytes()
+        job, idle_rss = self._job, self._job.rss_bytes()
         overhead = _overhead_bytes(job, self._config, candidate.prefetch)
         step = self._probe(Strategy(precision=candidate.strategy.precision)).peak_with(
             candidate.micro_batch_size
         )
-        if at_rest + _MAX_KEPT_FACTOR * (step - at_rest) + overhead > self._limit - job.held_bytes:
+        if idle_rss + _MAX_KEPT_FACTOR * (step - idle_rss) + overhead > self._limit - job.held_bytes:
             return None
         peak, seconds = _measure_step(job, candidate.micro_batch_size, candidate.strategy)
         reset_peak_rss()
-        highest = max(_MARGIN_KEEPING_MEMORY * (peak + overhead), MARGIN * (at_rest + _writing_bytes(job)))
+        highest = max(_MARGIN_KEEPING_MEMORY * (peak + overhead), MARGIN * (idle_rss + _writing_bytes(job)))
         return Prediction(int(highest), seconds)
 
     def _probe(self, strategy: Strategy) -> _Probe:
@@ -127,7 +127,7 @@ class Predictor:
         if strategy in self._probes:
             return self._probes[strategy]
         job = self._job
-        if job.loaded is None:  # else the model has run already
+        if job.loaded is None:  # otherwise, the model has already run
             _measure_step(job, 1, strategy)  # this first step also loads libraries
             drop_library_pages()
         peak, seconds = _measure_step(job, 1, strategy)
@@ -172,12 +172,12 @@ def minimum_bytes(job: Job) -> int:
 
 def _writing_bytes(job: Job) -> int:
     """Returns the bytes needed once the networks have run, to solve the head and write the model."""
-    if job.loaded is None:  # after training, following the drift needs more copies
+    if job.loaded is None:  # after training, `follow_drift` needs more copies
         return 2 * job.bundle_bytes + (6 * job.features + 5 * job.photos) * job.features * _FLOAT64_BYTES
     numbers = (3 * job.features + 4 * (job.photos + job.held_back)) * job.features
     solving = numbers * _FLOAT64_BYTES + _LIBRARY_BYTES_WHEN_SOLVING
     exporting = job.bundle_bytes + job.loaded.peak_bytes + _LIBRARY_BYTES
-    # the tensors, their bytes and the file take a bundle's length each, the ONNX file at most half of it
+    # the tensors, their bytes and the file each take a bundle's length; the ONNX file, at most half of that
     writing = 3 * job.bundle_bytes + job.bundle_bytes // 2 + _LIBRARY_BYTES
     return max(solving, exporting, writing) - job.loaded.held_bytes
 

@@ -100,7 +100,7 @@ def serve(kind: type[Job], do: Callable[[Job, Callable[[BaseModel], None]], None
     with forgiving_streams():
         os.dup2(2, 1)  # what a vendor's module prints must not look like a reply
         line = _read_line(0)
-        if not line.endswith(b"\n"):  # the process that started this one has ended meanwhile
+        if not line.endswith(b"\n"):  # the process that started this one has ended
             return
         job = kind.model_validate_json(line)
         try:
@@ -115,8 +115,8 @@ def serve(kind: type[Job], do: Callable[[Job, Callable[[BaseModel], None]], None
 def _wait_until_saved(process: subprocess.Popen[bytes]) -> None:
     """Lets a worker that was told to stop finish its step and save, and raises the error that it reports.
 
-    A second interruption kills the worker. The home is cleaned up only once the worker is gone, as nothing
-    may write to it meanwhile.
+    A second interruption kills the worker. The home is cleaned up only once the worker is gone, so that the
+    worker cannot write to it at the same time.
     """
     try:
         with suppress(ValidationError):  # the interrupt may have cut a line in two
@@ -154,7 +154,7 @@ def _failure_from(error: Exception) -> _Failure:
 
 
 def _read_line(descriptor: int) -> bytes:
-    """Reads one line; if the input ends earlier, returns what there is of it."""
+    """Reads one line; if the input ends before the line does, returns what was read."""
     line = b""
     while not line.endswith(b"\n"):
         piece = os.read(descriptor, 65_536)

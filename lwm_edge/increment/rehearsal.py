@@ -116,7 +116,7 @@ def saved_activation_bytes(student: Network) -> int:
         storage = tensor.untyped_storage().data_ptr()
         if storage not in parameters:
             sizes[storage] = tensor.numel() * tensor.element_size()
-        return tensor.detach()  # an output that held on to itself would never be freed
+        return tensor.detach()  # undetached, an output would refer to itself and never be freed
 
     size = student.preprocessing.image_size
     grid = student.levels.grid if student.levels else 1

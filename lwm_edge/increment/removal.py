@@ -136,7 +136,7 @@ def _learnt_once(manifest: Manifest) -> bool:
 
 
 def _exactly_removed(generation: Generation, model: Bundle, row: int) -> Edited:
-    """Returns to the model before the change that added a class, if that change added no other.
+    """Returns to the model before the change that added a class, if that change added no other class.
 
     Raises:
         ConfigError: The class cannot be taken out exactly; the message says why.

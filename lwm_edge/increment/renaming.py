@@ -98,7 +98,7 @@ def _renamed(model: Bundle, row: int, name: str) -> Edited:
 
 
 def _require_mergeable(manifest: Manifest, row: int, into: int, *, shipped: bool) -> None:
-    """Refuses to merge a class into itself or into one that may not grow, or a shipped one without `shipped`.
+    """Refuses classes that cannot be merged, such as a shipped one if `shipped` is not set.
 
     Raises:
         ConfigError: The classes cannot be merged.
@@ -124,8 +124,8 @@ def _merged(model: Bundle, row: int, into: int) -> Edited:
     statistics = ClassStatistics.from_arrays(arrays)
     if not is_solved(arrays[WEIGHT][: len(manifest.class_names)].astype(np.float64), statistics):
         raise ConfigError(
-            "the last layer was trained, so it does not follow from the statistics of the two classes; solve "
-            "it first, by adding classes with --recipe lda or photos with --solve-head, and then merge both"
+            "the last layer was trained, so it does not follow from the statistics of the two classes; first "
+            "solve it, by adding classes with --recipe lda or photos with --solve-head; then merge the two"
         )
     merge_classes(statistics, row, into)
     arrays |= statistics.to_arrays()

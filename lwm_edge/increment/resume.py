@@ -1,9 +1,9 @@
 """Saves unfinished training in a checkpoint, so that it can continue after an interruption.
 
 A checkpoint is one file of constant length in the home, rewritten now and then. It holds the parameters that
-train, their momentum, the step, the losses so far and the plan, and fits one job only: the same model, photos
-and settings. It leaves out whatever can be computed from those, but names the folder of photos and the
-settings, so that nobody needs to type them again.
+are trained, their momentum, the step, the losses so far and the plan. It fits one job only: the same model,
+photos and settings. It leaves out whatever can be computed from these three, but names the folder of photos
+and the settings, so that nobody needs to type them again.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class SavedTraining:
         folder: Path of the folder of photos.
         photos: Photos to learn from.
         config: Settings of the increment.
-        recipe: Recipe with the numbers that follow from the settings; in another version of this package,
-            other numbers can follow from them.
+        recipe: Recipe with its numbers; in another version of this package, the same settings may lead to
+            other numbers.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class SavedTraining:
     def plan(self) -> PlanReport | None:
         """Returns the plan that the training followed; None if there is nothing to continue.
 
-        A checkpoint that nothing can continue is removed.
+        A checkpoint that no job can continue is removed.
 
         Raises:
             ConfigError: An increment with other photos, settings or numbers in its recipe was interrupted.
@@ -123,7 +123,7 @@ class SavedTraining:
         """Says in which photos and settings this job differs from the one that was interrupted."""
         then, now = _settings_in_digest(header.settings), _settings_in_digest(self._config)
         found = [
-            f"{name} is {_shown(now[name])} here, and was {_shown(then[name])} there"
+            f"{name} is {_shown(now[name])} now, and was {_shown(then[name])} before"
             for name in now
             if now[name] != then[name]
         ]

@@ -14,7 +14,8 @@ from ..learning.reports import ShippedEstimate
 from ..model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, Arrays
 
 _ERROR, _ERROR_OF_DROP = 0.03, 0.5  # a constant error, and a share of the drop; see `interval_around`
-_MAX_CORRECTION = 2.0  # largest factor by which new photos correct a drop; its inverse is the smallest
+# Largest factor by which new photos correct an estimated drop in accuracy; its inverse is the smallest.
+_MAX_CORRECTION = 2.0
 _WIDEST = 0.4  # width of an interval beyond which an estimate is not shown as a figure
 _LOSS_WORTH_A_WARNING = 0.25  # share of photos; a class that is estimated to lose more is named in a warning
 _LISTED = 5
@@ -56,8 +57,8 @@ def judge_shipped(
         head_now: Head of the student.
         measured: Tensors with the vendor's measurements, see `model.bundle`.
         class_names: Names of the shipped classes that are left.
-        new_right: Share of photos that were recognised, each by a head that had not learnt it, as a mean over
-            the new classes.
+        new_right: Share of a new class's photos that were recognised, as a mean over these classes. Each
+            photo was judged by a head that had not learnt it.
         solved: Whether the student's head is solved from statistics.
         is_first: Whether the teacher is the model that shipped.
     """
@@ -121,8 +122,9 @@ def _lost(
 ) -> list[str]:
     """Lists the classes that this increment brings down to chance, judged by their statistics alone.
 
-    Estimates from statistics are too high if the backbone stays as it is, so a class that they put at chance
-    is lost. After training they can err either way; benchmarks/estimates.py compares them with photos.
+    Estimates from statistics are too high if the backbone stays as it is, so a class whose estimate is
+    at chance is lost. After training, estimates can err either way; benchmarks/estimates.py compares them
+    with photos.
     """
     shipped, chance = len(class_names), 1 / len(head_now[0])
     before = known.estimate_accuracy(*head_before, shipped)
@@ -160,7 +162,8 @@ def interval_around(estimate: float, measured: float, photos: float) -> tuple[fl
         estimate: Estimated accuracy.
         measured: Accuracy that was measured.
         photos: Number of photos that it was measured on, if they are spread evenly over the classes; if not,
-            the number of classes times the harmonic mean of their numbers of photos, which is as uncertain.
+            the number of classes times the harmonic mean of their numbers of photos, which gives the same
+            uncertainty.
     """
     z = 1.96
     chance = z * (measured * (1 - measured) / photos + z**2 / (4 * photos**2)) ** 0.5 / (1 + z**2 / photos)

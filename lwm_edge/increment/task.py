@@ -1,4 +1,4 @@
-"""Sets up an increment: reads the photos, chooses the way to learn them, and makes a plan for this device."""
+"""Sets up an increment: reads the photos, chooses how to learn them, and makes a plan for this device."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def set_up(
         from .instant import require_solved_head
 
         require_solved_head(parent)
-    with freed_memory_kept(True):  # every photo frees memory that the next one takes
+    with freed_memory_kept(True):  # every photo frees memory that the next one can use
         photos = _read_photos(folder, parent.manifest, config, on_progress, more)
     decoding = decoding_bytes(max(0, peak_rss_bytes() - rss_bytes()))
     approach = _choose_approach(parent, len(photos.to_learn.photos), config, more)
@@ -118,7 +118,7 @@ def set_up(
             timer=timer,
         )
         job = replace(job, before_step=report)
-        if left_off:  # training that began in one precision must not continue in the other
+        if left_off:  # training that began in one precision must not continue in another
             job = replace(job, precisions=(left_off.precision,))
         plan = make_plan(job, config, limit, limit_source)
     if not saved.may_save():
@@ -160,7 +160,7 @@ def _choose_approach(
 
 
 def _require_usable(name: RecipeName, config: IncrementConfig) -> None:
-    """Refuses a recipe that this device or the settings rule out; no photos need to be read for that.
+    """Refuses a recipe that this device or the settings rule out.
 
     Raises:
         ConfigError: The recipe needs torch, which is not installed, or it has no attention maps to limit.

@@ -32,7 +32,7 @@ class Timer:
         """Makes a function that passes progress on, and notes when a part begins."""
 
         def report(progress: Progress) -> None:
-            """Starts the time of the part that this progress belongs to, and passes the progress on."""
+            """Begins the part that this progress belongs to, and passes the progress on."""
             self.begin(progress.phase)
             on_progress(progress)
 

@@ -47,8 +47,8 @@ class TrainingLearner:
 
     Only the training and its trial steps run on a GPU. What the networks compute for the statistics, the
     attention distance and the comparison with the ONNX file is computed on the CPU, in float32. On a GPU,
-    torch may round the inputs of convolutions to 10 bits (TF32), and the comparison would take the difference
-    for a fault of the file.
+    torch may round the inputs of convolutions to 10 bits (TF32), and the comparison would mistake the
+    difference for a fault in the file.
 
     Args:
         parent: Bundle of the model before the increment.
@@ -245,7 +245,7 @@ class TrainingLearner:
 def _attention_distance(
     student: Network, teacher: Network, by_student: Observation, by_teacher: Observation
 ) -> float:
-    """Computes the mean L_AD of some photos, from the maps of both networks."""
+    """Computes the mean attention distance (L_AD) for some photos, from the maps of both networks."""
     logits = by_student.logits(student)[:, : teacher.classes]
     b = torch.from_numpy(logits.argmax(1))
     Q_student, Q_teacher = (

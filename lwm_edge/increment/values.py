@@ -56,7 +56,7 @@ class Approach:
     Attributes:
         name: Name of the recipe.
         reason: Reason for this recipe, in words.
-        recipe: Recipe, with any numbers that the settings change.
+        recipe: Recipe, adjusted to the settings.
         classification: Kind of classification loss (L_C).
     """
 
@@ -82,7 +82,7 @@ class Learnt(NamedTuple):
         rows: Rows of the `Discriminant` of all classes; None if the backbone was trained.
         head: Head of the student.
         attention_distance: Mean L_AD between student and teacher on the held-back photos; None if torch did
-            not run, as only its networks make attention maps.
+            not run, as attention maps need it.
         tensors: Tensors of the bundle that the training may have changed, other than the statistics.
         near_copies: Numbers of near-copies and of different photos of each class, by class_index.
     """
@@ -124,7 +124,7 @@ class Learner(Protocol):
 
     @property
     def student(self) -> object | None:
-        """Returns the student's network; None if nothing trains, so that teacher and student share one."""
+        """Returns the student's network; None if nothing trains, as teacher and student then share one."""
 
     def describe_job(
         self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer

@@ -1,10 +1,10 @@
 """Runs an increment in a separate process; if torch trains, a second one exports and commits.
 
-So the calling app gets its memory back, and survives if the system kills the training because memory runs
-out; a trained model is exported by a process that does not load torch. The processes inherit the home's lock,
-so the lock is held as long as any of them is alive. They end when the process that started them ends: the
-training stops after its next step and, if its plan allows checkpoints, saves its state; the work before and
-after the training stops at its next report of progress. A commit that has begun is finished first.
+This way, the calling app gets its memory back, and survives if the system kills the training because memory
+runs out. A trained model is exported by a process that does not load torch. The processes inherit the home's
+lock, so the lock is held as long as any of them is alive. They end when the process that started them ends:
+the training stops after its next step and, if its plan allows checkpoints, saves its state. The work before
+and after the training stops at its next report of progress. A commit that has begun is finished first.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def run(job: Job, lock: int, on_progress: ProgressCallback) -> Message:
             "the worker process was killed, most likely because memory ran out; the model is unchanged: "
             "try again with a lower --max-memory, or with other programs closed"
         )
-    # A worker that stops while its libraries load, or in the commit, reports nothing.
+    # A worker that stops while its libraries load, or during the commit, reports nothing.
     if process.returncode in (-signal.SIGTERM, -signal.SIGINT):
         raise StoppedError("the worker process was told to stop; the model is unchanged")
     raise LwmEdgeError(f"the worker process ended with status {process.returncode}; the model is unchanged")
@@ -114,7 +114,7 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
         return
     learnt, model = learn_classes(home, job.photos, job.config, report_progress, stop.is_set, timer, job.more)
     if isinstance(learnt, StagedIncrement):
-        reply(Message(staged=learnt, mistakes=learnt.learning.mistakes))  # to be committed elsewhere
+        reply(Message(staged=learnt, mistakes=learnt.learning.mistakes))  # another process commits it
     else:
         drop_library_pages()  # most of these pages were needed only for learning
         _commit(home, learnt, timer, model, reply, report_progress)
@@ -136,7 +136,7 @@ def _commit(
 
 
 def stoppable_progress(reply: Callable[[Message], None], should_stop: Callable[[], bool]) -> ProgressCallback:
-    """Makes a function that passes progress on and, outside the training, ends the work if it is to stop."""
+    """Makes a function that passes progress on and, outside the training, ends the work on request."""
     trained = ""
 
     def report_progress(progress: Progress) -> None:

@@ -254,7 +254,8 @@ class FeatureMap:
         """Fits the map to the features of the same photos before and after training [M, d].
 
         This is least squares with a penalty on any deviation from the identity, `_RIDGE` times the mean
-        squared length of the features. Directions that the photos do not show therefore stay as they are.
+        squared length of the features. Directions in which these photos do not vary therefore stay as
+        they are.
         """
         x = before - before.mean(0)
         change = (after - after.mean(0)) - x

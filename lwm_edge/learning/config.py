@@ -30,7 +30,7 @@ class Recipe(NamedTuple):
         gamma: Weight of L_AD in the same loss.
         trains: Whether that loss trains the backbone; if not, the backbone stays as it is.
         head: Way to learn the head: `trained` by the loss too, as in the paper, or `solved` in closed form
-            from the class statistics, before and after any training, which leaves it alone.
+            from the class statistics, before and after any training; the training leaves it alone.
         learning_rate: Learning rate of SGD; the paper's if the head is trained.
         max_gradient_norm: Norm to which the gradients of an update are clipped.
         head_learning_rate: Learning rate of the head's rows; 0 if the head is solved.

@@ -12,7 +12,7 @@ Features = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 FOLDS = 5
-_PROBES = 32  # random vectors, enough to estimate a trace to about one percent
+_PROBES = 32  # random vectors; this many estimate a trace to within about one percent
 _LOGIT_AT_CLASS_MEAN = 5.0  # its sigmoid is 0.993
 
 

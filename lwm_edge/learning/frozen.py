@@ -23,8 +23,8 @@ class FrozenOutputs:
     """Holds the outputs of the frozen blocks for the first photos of a set.
 
     Args:
-        values: Tensors on the CPU: the maps [n, h, w, C], with channels last as convolutions read them, then
-            the values of each level [n, values of the level]. The sequence is empty if nothing is kept.
+        values: Tensors on the CPU: the maps [n, h, w, C], and then the values of each level
+            [n, values of the level]. The sequence is empty if nothing is kept.
     """
 
     def __init__(self, values: Sequence[Tensor] = ()) -> None:

@@ -41,9 +41,9 @@ def classification_loss(logits: Tensor, labels: Tensor, base_classes: int, kind:
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Computes L_D, which keeps the base classes' outputs close to the teacher's (eq. 1).
 
-    The paper prints -sum sigma(y_i) log sigma(y^_i), the first half of the binary cross entropy, which
-    would push every logit up even where student and teacher agree. The full form, as in LwF-MC's code, is
-    smallest where they agree.
+    The paper prints -sum sigma(y_i) log sigma(y^_i), where y are the teacher's logits and y^ the student's.
+    This first half of the binary cross entropy would push every logit up even where student and teacher
+    agree. The full form, as in LwF-MC's code, is smallest where they agree.
 
     Args:
         student_logits: Logits of the student for the N base classes [B, N].

@@ -28,8 +28,8 @@ class NearCopies(NamedTuple):
     Attributes:
         copies: Number of photos that are nearly the same as an earlier one.
         different: Number of photos that differ: a photo counts unless it is nearly the same as an earlier one
-            that counts. In a film that goes round an object, nearly every picture is nearly the same as the
-            one before, and yet many of them may differ.
+            that counts. In a video that shows an object from all sides, nearly every frame is nearly the
+            same as the one before, and yet many frames may differ.
     """
 
     copies: int

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 class MomentumSGD:
     """Updates parameters by stochastic gradient descent, and keeps the momentum v of each.
 
-    v <- momentum * v + gradient;  parameter <- parameter - learning_rate * v
+    v = momentum * v + gradient;  parameter = parameter - learning_rate * v
 
     Args:
         parameters: Parameters to train, by name.

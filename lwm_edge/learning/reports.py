@@ -59,8 +59,8 @@ class DriftReport(Report):
         probability_change: Mean absolute change of the sigmoid outputs for the teacher's classes.
         attention_distance: Mean L1 distance of the normalised attention maps (L_AD); None if nothing was
             trained, because such increments run without torch, which the maps need.
-        shipped: Estimate of the accuracy on the shipped classes; None if the bundle has the vendor's
-            measurements of fewer than two of those that are left.
+        shipped: Estimate of the accuracy on the shipped classes; None unless the bundle has the
+            vendor's measurements of at least two of the shipped classes that the model still knows.
     """
 
     base_agreement: float

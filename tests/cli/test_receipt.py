@@ -62,7 +62,7 @@ def test_a_refusal_says_which_setting_differs_or_that_the_photos_do(
     _interrupt(home, photos)
     with pytest.raises(ConfigError, match="interrupted at step 2") as refused:
         add_classes(home, photos, IncrementConfig(epochs=3), isolate=False)
-    assert refused.value.problems == ("epochs is 3 here, and was 2 there",)
+    assert refused.value.problems == ("epochs is 3 now, and was 2 before",)
     next((photos / "Bag").iterdir()).unlink()
     with pytest.raises(ConfigError) as refused:
         plan_increment(home, photos)
