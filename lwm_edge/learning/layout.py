@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..model.network import Network
 from ..model.terms import Precision
@@ -39,6 +39,6 @@ def channels_last(student: Network, teacher: Network, precision: Precision, on: 
             kernel.data = kernel.data.contiguous()
 
 
-def _kernels(network: Network) -> list[nn.Parameter]:
+def _kernels(network: Network) -> list[Tensor]:
     """Lists the kernels of torch's own convolutions; a vendor's may need the usual layout, or all digits."""
     return [module.weight for module in network.modules() if type(module) is nn.Conv2d]
