@@ -220,7 +220,8 @@ def _question(note: Note) -> Reason:
     names = [printable(photo.name) for photo in note.photos]
     return Reason(
         reason="teaching was interrupted, and it is not clear whether these photos were learnt, because the "
-        "home was changed in the meantime: check with lwm-edge info --history",
+        "home was changed in the meantime: check with lwm-edge info --history, take away those that were, "
+        f"and remove {printable(note.folder)}.waits.json",
         problems=tuple(shortened(names, LISTED, "more photos")),
         tried=note.tried + 1,
         final=True,

@@ -106,7 +106,8 @@ class Watcher:
             if isinstance(error, _ABOUT_THE_HOME) and not isinstance(error, CapacityError):
                 raise
             self.teaching.write_refusal(path, error, tried)
-            return _waiting(path, "waiting", str(error))
+            written = self.folder.reason(path)  # may be a question of `Teaching` to the owner
+            return _waiting(path, "waiting", _in_words(written) if written else str(error))
         self.folder.put_away(note)
         if usable.problems:
             some = PhotosError("the other photos were taught, but not these", usable.problems)

@@ -91,7 +91,7 @@ def _report(
     prediction: Prediction,
     smallest_limit: int,
 ) -> PlanReport:
-    saving = saving_bytes(job)
+    saving = saving_bytes(job, candidate.strategy)
     checkpoints = saving <= limit
     highest = max(prediction.peak_bytes, saving) if checkpoints else prediction.peak_bytes
     frozen = _frozen_cache_bytes(job, config, candidate.strategy, limit - highest)

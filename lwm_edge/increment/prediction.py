@@ -182,9 +182,14 @@ def _writing_bytes(job: Job) -> int:
     return max(solving, exporting, writing) - job.loaded.held_bytes
 
 
-def saving_bytes(job: Job) -> int:
-    """Returns the bytes needed to write a checkpoint: momentum, and two copies of parameters and momentum."""
-    return int(MARGIN * (job.rss_bytes() + 5 * job.trained_bytes))
+def saving_bytes(job: Job, strategy: Strategy) -> int:
+    """Returns the bytes needed to write a checkpoint: momentum, and two copies of parameters and momentum.
+
+    If their kernels have the channels last, there is a third copy of both in the usual layout, and a copy of
+    the teacher's kernels.
+    """
+    third = 2 * job.trained_bytes + job.bundle_bytes if strategy.keeps_freed_memory else 0
+    return int(MARGIN * (job.rss_bytes() + 5 * job.trained_bytes + third))
 
 
 def seconds_needed(job: Job, config: IncrementConfig, seconds_per_image: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor, nn
 
 from ..model.network import Network
 from ..model.terms import Precision
@@ -15,14 +16,14 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @contextmanager
 def channels_last(student: Network, teacher: Network, precision: Precision, on: bool) -> Iterator[None]:
-    """Keeps copies of all kernels with their channels last in memory, in the `with` block, if `on` is set.
+    """Keeps copies of kernels with their channels last in memory, in the `with` block, if `on` is set.
 
     Otherwise torch makes such copies for every convolution, since the maps have their channels last. The
     teacher's copies, which do not change, are in the given precision. Afterwards the teacher has the kernels
     that it had before, and the student's have the usual layout again, in which files store them.
     """
-    teachers = {id(kernel): kernel for kernel in teacher.parameters() if kernel.dim() == 4}
-    students = [k for k in student.parameters() if k.dim() == 4 and id(k) not in teachers]
+    teachers = {id(kernel): kernel for kernel in _kernels(teacher)}
+    students = [kernel for kernel in _kernels(student) if id(kernel) not in teachers]
     before = [(kernel, kernel.data) for kernel in teachers.values()]
     if on:
         for kernel in teachers.values():
@@ -36,3 +37,8 @@ def channels_last(student: Network, teacher: Network, precision: Precision, on: 
             kernel.data = data
         for kernel in students:
             kernel.data = kernel.data.contiguous()
+
+
+def _kernels(network: Network) -> list[Tensor]:
+    """Lists the kernels of torch's own convolutions; a vendor's may need the usual layout, or all digits."""
+    return [module.weight for module in network.modules() if type(module) is nn.Conv2d]

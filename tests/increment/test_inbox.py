@@ -322,6 +322,7 @@ def test_photos_are_left_to_the_owner_if_the_record_does_not_say_enough(
     rename_class(home, "Coat", "Mantel")  # so that the receipt of the change is gone
     report = teach(home, inbox, taught)
     assert [left.state for left in report.waiting] == ["waiting"] and "not clear" in report.waiting[0].reason
+    assert "remove Bag.waits.json" in report.waiting[0].reason
     assert reason_of(inbox, "Bag")["problems"] == [f"{number:03d}.png" for number in range(8)]
     arrive(inbox, "Bag", "Bag", range(8, 16))
     assert [left.photos for left in teach(home, inbox, taught).waiting] == [16] and counts(home)["Bag"] == 8
@@ -329,6 +330,16 @@ def test_photos_are_left_to_the_owner_if_the_record_does_not_say_enough(
         (inbox / "Bag" / f"{number:03d}.png").unlink()
     (inbox / "Bag.waits.json").unlink()
     assert teach(home, inbox, taught).taught[0].photos == 8 and counts(home)["Bag"] == 16
+
+
+def test_the_owner_is_asked_at_once_if_an_error_leaves_it_open_whether_photos_were_learnt(
+    home: Home, inbox: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_teaching, "add_classes", refusing(ResourceError("killed"), []))
+    monkeypatch.setattr(inbox_teaching, "was_learnt", lambda home, note: None)
+    arrive(inbox, "Bag", "Bag")
+    (left,) = teach(home, inbox, taught).waiting
+    assert "not clear" in left.reason and teach(home, inbox, taught).waiting == (left,)
 
 
 def test_the_owner_is_asked_before_photos_that_may_be_learnt_are_put_back(

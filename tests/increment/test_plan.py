@@ -190,6 +190,17 @@ def test_training_is_saved_where_the_limit_has_room(monkeypatch: pytest.MonkeyPa
     assert roomy.checkpoints and 152 * MIB < roomy.predicted_peak_rss_bytes <= 153 * MIB
 
 
+def test_a_save_of_kernels_with_their_channels_last_needs_room_for_more_copies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = replace(_Machine(monkeypatch).job, trained_bytes=100 * MIB, bundle_bytes=50 * MIB)
+    config = IncrementConfig(epochs=10, micro_batch_size=4)
+    roomy = make_plan(job, config, 900 * MIB, "as set")
+    assert roomy.keeps_freed_memory and roomy.checkpoints
+    assert 892 * MIB < roomy.predicted_peak_rss_bytes <= 893 * MIB  # 100 at rest, 700, 50 and 5% margin
+    assert not make_plan(job, config, 890 * MIB, "as set").checkpoints
+
+
 def test_a_full_disk_is_seen_before_training(tmp_path: Path) -> None:
     check_disk(tmp_path, PLAN)
     with pytest.raises(ResourceError, match=r"bytes free.*nothing was trained"):

@@ -154,7 +154,7 @@ def test_kept_outputs_of_frozen_blocks_are_the_same_when_resumed(
 def test_training_without_room_to_save_starts_over(
     home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "saving_bytes", lambda job: 2**60)
+    monkeypatch.setattr(plan, "saving_bytes", lambda job, strategy: 2**60)
     with home.lock(), pytest.raises(StoppedError, match=r"starts over$"):
         learn_classes(home, make_photos("Bag"), THREE_EPOCHS, ignore_progress, lambda: True)
     assert not home.training.exists()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lwm_edge.learning.batches import Batch
 from lwm_edge.learning.config import RECIPES
@@ -13,7 +16,7 @@ from lwm_edge.learning.step import accumulate_gradients
 from lwm_edge.learning.training import trained_parameters
 from lwm_edge.model.network import Network
 from lwm_edge.model.terms import Precision
-from tests.support.networks import disturb, teacher_and_student
+from tests.support.networks import PREPROCESSING, disturb, teacher_and_student
 from tests.support.samples import batch_of, photo_set
 
 
@@ -77,3 +80,38 @@ def test_nothing_is_copied_unless_asked_for() -> None:
     before = [kernel.data_ptr() for kernel in (*_kernels(teacher), *_kernels(student))]
     with channels_last(student, teacher, "float32", False):
         assert [kernel.data_ptr() for kernel in (*_kernels(teacher), *_kernels(student))] == before
+
+
+class _Standardised(nn.Conv2d):
+    """Computes its kernel from the parameter, as a vendor's own convolution may."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        spread = self.weight.view(len(self.weight), -1).std(1).view(-1, 1, 1, 1)
+        return self._conv_forward(maps, self.weight / spread, self.bias)
+
+
+class _Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.linspace(0.5, 1.5, 8).view(1, 8, 1, 1))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps * self.factors
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("own", [_Standardised(8, 8, 3, padding=1), _Scaled()])
+def test_a_vendors_own_modules_compute_the_same_in_teacher_and_student(
+    own: nn.Module, precision: Precision
+) -> None:
+    backbone = nn.Sequential(OrderedDict(first=nn.Conv2d(3, 8, 3, 4), own=own, last=nn.Conv2d(8, 8, 3)))
+    teacher = Network(backbone, nn.Linear(8, 8), 4, PREPROCESSING).eval().requires_grad_(False)
+    student, recipe = teacher.student(trains=True), RECIPES["lwm"]
+    student.add_classes(1, torch.Generator().manual_seed(0))
+    trained_parameters(student, recipe)
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
+    with channels_last(student, teacher, precision, True):
+        losses = accumulate_gradients(
+            student, teacher, Batch(0, [4, 4], pixels), 2, recipe, "sigmoid", precision
+        )
+    assert losses[2] == 0  # L_AD of two networks that differ only in the number of classes
