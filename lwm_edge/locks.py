@@ -1,4 +1,4 @@
-"""Takes file locks, each of which ends at the latest when no process has its file open any more."""
+"""Takes file locks; a lock ends, at the latest, when no process has the lock file open any more."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .inspection import explained, kind_at
 def folder_lock(path: Path) -> Iterator[None]:
     """Waits until no other process holds the lock on a folder, and holds it until the block ends.
 
-    It needs no lock file, so it suits folders that are not this program's own. If the file system cannot lock
-    folders (NFS cannot), nothing is locked.
+    No lock file is needed, so this suits folders that are not this program's own. If the file system cannot
+    lock folders (NFS cannot), nothing is locked.
 
     Raises:
         HomeError: The folder cannot be opened.
@@ -42,17 +42,17 @@ def exclusive_lock(path: Path, *, wait: bool = False, busy: str | None = None) -
     Args:
         path: Path of the lock file.
         wait: Whether to wait until another process releases the lock, however long that takes.
-        busy: Message of the BusyError; by default, it names the lock's folder and advises to wait.
+        busy: Message of the BusyError; by default, it names the lock's folder and advises waiting.
 
     Raises:
         BusyError: Another process holds the lock, and `wait` is not set.
-        HomeError: Something other than a file is there, or the operating system refused.
+        HomeError: The path leads to something other than a file, or the operating system refused.
     """
     with changing("lock", path):
         is_new = not os.path.lexists(path)
         descriptor = _disk.open_lock(path)
     try:
-        if is_new:  # made durable first: only beside a lock file can other files count as this program's own
+        if is_new:  # durable first, as other files count as this program's own only beside a lock file
             sync_folder(path.parent)
         with explained("lock", path):
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -61,7 +61,7 @@ def rss_bytes() -> int:
 
 
 def resident_parts() -> tuple[int, int] | None:
-    """Returns the bytes now resident in two parts: anonymous, and file-mapped or shared; None if unknown."""
+    """Returns the resident bytes in two parts: anonymous, and file-mapped or shared; None if unknown."""
     if not _STATUS.exists():
         return None
     return _status("RssAnon"), _status("RssFile") + _status("RssShmem")
@@ -119,7 +119,7 @@ def cgroup_peak() -> Iterator[Callable[[], tuple[int | None, str]]]:
     """Yields a function that reads the high-water mark of the innermost memory cgroup that keeps one.
 
     With cgroups of version 2, from Linux 6.12 on, the mark is reset first, which affects only the open file
-    that asks for it. With version 1 a reset would affect everybody, so the mark is read as it is.
+    that asks for it. With version 1, a reset would affect all readers, so the mark is not reset.
 
     Yields:
         A function that returns the mark in bytes (None without such a cgroup) and how it was measured.
@@ -132,7 +132,7 @@ def cgroup_peak() -> Iterator[Callable[[], tuple[int | None, str]]]:
     how = f"{path.name} of this process's cgroup, {since}; all processes in it"
 
     def read() -> tuple[int | None, str]:
-        """Returns the mark in bytes and how it was taken."""
+        """Returns the mark in bytes, and how it was measured."""
         file.seek(0)
         return int(file.read()), how
 

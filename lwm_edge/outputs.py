@@ -23,7 +23,7 @@ def check_output(path: Path | str, *, may_be_stdout: bool = False) -> None:
         may_be_stdout: Whether the output may be standard output.
 
     Raises:
-        ConfigError: Something that is not a regular file is there, or the output cannot be written.
+        ConfigError: The path leads to something other than a regular file, or the output cannot be written.
         HomeError: The operating system refused, or files cannot be changed safely on this system.
     """
     if path == STDOUT and may_be_stdout:
@@ -50,15 +50,15 @@ def write_output(path: Path | str, content: bytes) -> None:
     """Writes or replaces a file that a user named, atomically and durably.
 
     Links are followed, and a file that is replaced keeps its mode and its owner. The string `-` means
-    standard output; the `Path` of that name means a file.
+    standard output; a `Path` of that name means a file.
 
     Args:
         path: Path of the file.
         content: Content of the whole file.
 
     Raises:
-        ConfigError: Something that may not be replaced is there, such as a device, a folder, another user's
-            file or a write-protected one.
+        ConfigError: The path leads to something that may not be replaced, such as a device, a folder, another
+            user's file or a write-protected file.
         ResourceError: The disk is full; the old file, if any, is untouched.
         HomeError: The operating system refused for another reason, or the disk did not confirm the new file.
         BusyError: Another process is writing the file at this moment.

@@ -1,4 +1,4 @@
-"""Merges two classes in the class statistics, and tells whether a head was solved from such statistics."""
+"""Merges two classes in the class statistics, and tells whether a head was solved from the statistics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from .class_statistics import ClassStatistics
 from .discriminant import Features, times_shrunk
 
 # Largest relative difference, in weight times covariance, that counts as rounding. With a million photos,
-# float32 statistics caused up to 0.003. A larger limit would miss changes where photos hardly vary.
+# float32 statistics caused differences of up to 0.003. A larger limit would miss changes where photos hardly
+# vary.
 _ROUNDING = 0.01
 
 
@@ -39,8 +40,8 @@ def merge_classes(statistics: ClassStatistics, gone: int, kept: int) -> None:
 def is_solved(weight: Features, statistics: ClassStatistics) -> bool:
     """Tells whether a head is the linear discriminant that follows from the statistics.
 
-    If rows were removed after the head was solved, a new solution has another scale and another centre; such
-    differences are ignored.
+    If rows were removed after the head was solved, solving it again gives another scale and another centre;
+    these differences are ignored.
 
     Args:
         weight: Weight of the head [classes, d].

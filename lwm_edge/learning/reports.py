@@ -38,7 +38,7 @@ class ShippedEstimate(Report):
         photos: Number of photos in the vendor's measurement.
         classes: Number of shipped classes that these photos show; all figures leave out the other classes.
         before: Estimated accuracy of the model before this increment.
-        now: Estimated accuracy of the new model; None if the interval is too wide for a figure.
+        now: Estimated accuracy of the new model; None if the interval is too wide to give a figure.
         interval: Interval around the estimate, which allows for chance and for errors of the estimate itself.
     """
 
@@ -54,8 +54,8 @@ class DriftReport(Report):
     """Reports how far the student moved from its teacher, on the held-back photos.
 
     Attributes:
-        base_agreement: Share of photos for which student and teacher rank the same one of the teacher's
-            classes highest.
+        base_agreement: Share of photos for which student and teacher rank the same class highest, among the
+            teacher's classes.
         probability_change: Mean absolute change of the sigmoid outputs for the teacher's classes.
         attention_distance: Mean L1 distance of the normalised attention maps (L_AD); None if nothing was
             trained, because such increments run without torch, which the maps need.

@@ -52,7 +52,7 @@ class FeatureExtractor(Protocol):
 
 @dataclass(frozen=True)
 class Observation:
-    """Holds what a network computed for some photos, in their order.
+    """Holds what a network computed for some photos, in the order of the photos.
 
     Evaluation, statistics and drift are all computed from these values.
 
@@ -65,7 +65,7 @@ class Observation:
     maps: tuple[Any, ...] = ()
 
     def logits(self, network: Network) -> Features:
-        """Computes the photos' logits with the current head of a network [M, classes] float64."""
+        """Computes the photos' logits [M, classes] float64 with the current head of a network."""
         return head_of(network).logits(self.head_inputs)
 
 
@@ -85,7 +85,7 @@ def observe(
         photos: Photos, each of which is read once.
         batch_size: Number of photos that are processed at once.
         on_progress: Function that is called before each photo.
-        keep_maps: Whether to keep the last feature maps; they take more memory than the rest.
+        keep_maps: Whether to keep the last feature maps; they take more memory than the head's inputs.
         epoch: Epoch to augment the photos for; None leaves them as they are.
     """
     count = len(photos.photos)

@@ -41,7 +41,7 @@ class Losses(NamedTuple):
     attention_distillation: Tensor | None
 
     def total(self, beta: float, gamma: float) -> Tensor:
-        """Computes L = L_C + beta * L_D + gamma * L_AD (eq. 5)."""
+        """Computes L = L_C + beta * L_D + gamma * L_AD (eq. 5 of Dhar et al. 2019)."""
         loss = self.classification
         if self.distillation is not None:
             loss = loss + beta * self.distillation
@@ -126,8 +126,8 @@ def _accumulate(
     classification: Activation,
 ) -> NDArray[np.float64]:
     batch_losses = np.zeros(3)
-    for shared, of_part in parts:
-        labels = torch.tensor(of_part, device=student.head.weight.device)
+    for shared, part_labels in parts:
+        labels = torch.tensor(part_labels, device=student.head.weight.device)
         teacher_outputs = None
         if recipe.beta or recipe.gamma:
             with torch.no_grad():

@@ -117,7 +117,7 @@ def train_increment(
         state = _state(batch.step + 1, loss_sums, optimizer)
         after_step(state)
 
-    if not all_finite(parameters.values()):  # after the last update, no loss would show it
+    if not all_finite(parameters.values()):  # no loss is computed after the last update
         raise _diverged(f"the weights were no longer finite after step {total_steps}", recipe, config)
     student.requires_grad_(False)
     seconds, mean_losses = time.monotonic() - started, loss_sums / len(photos.photos)
@@ -204,8 +204,8 @@ def _accumulate_as_memory_allows(
 def trained_parameters(student: Network, recipe: Recipe) -> dict[str, nn.Parameter]:
     """Prepares a student for training, and returns the parameters that the recipe trains, by name.
 
-    They are the parameters of all blocks after the frozen ones and, if the recipe trains it, of the head.
-    Only they require gradients from now on, and the student is in eval mode.
+    They are the parameters of all blocks after the frozen ones and, if the recipe trains the head, those of
+    the head. From now on, only they require gradients, and the student is in eval mode.
     """
     student.eval().requires_grad_(False)
     for block in student.blocks()[student.frozen_blocks :]:

@@ -2,11 +2,11 @@
 
 Up to a factor and a constant, the score is a log-likelihood ratio: it says how much better a photo is
 explained by a Gaussian around the nearest class mean than by a single Gaussian as broad as the spread of all
-classes. Both include the same covariance within classes, so only the few directions in which class means
-differ have any effect. These are the canonical variates of linear discriminant analysis. In the space that
-they span, the score is minus the relative distance of Ren et al. 2021, "A Simple Fix to Mahalanobis Distance
-for Improving Near-OOD Detection". It depends on the statistics alone, not on how the head was trained or how
-logits become probabilities.
+classes. Both Gaussians include the same covariance within classes, so only the few directions in which class
+means differ have any effect. These are the canonical variates of linear discriminant analysis. In the space
+that they span, the score is minus the relative distance of Ren et al. 2021, "A Simple Fix to Mahalanobis
+Distance for Improving Near-OOD Detection". It depends on the statistics alone, not on how the head was
+trained or how logits become probabilities.
 """
 
 from __future__ import annotations

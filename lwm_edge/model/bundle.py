@@ -5,12 +5,12 @@ Tensors, where d is the number of values that the head reads (see `network`):
 - `backbone.*`, `head.weight` [capacity, d] and `head.bias` [capacity]: the network.
 - `statistics.*`: what remains of the photos; see `learning.class_statistics`.
 - `measured.right` and `measured.total` [capacity], `measured.confusions` [32, 3] (class_index, predicted
-  class_index, number of photos): the vendor's accuracy on photos that the network never saw, 0 if not
-  measured or outdated. `measured.right_solved` [capacity] counts the same with the head that a device solves
-  from the statistics; it can differ only if the base ships with a trained head.
+  class_index, number of photos): the vendor's accuracy on photos that the network never saw; 0 if it was
+  not measured or is outdated. `measured.right_solved` [capacity] is `measured.right` with the head that a
+  device solves from the statistics; the two can differ only if the base ships with a trained head.
 - `unknown.axes.*`, `unknown.damping.*` and `unknown.centres.*`: the score for unknown objects, made from the
-  statistics by `learning.unknown` on 64 axes; `unknown.histogram` [capacity, 128]: its calibration (see
-  `model.unknown`), 0 if not calibrated.
+  statistics by `learning.unknown` on 64 axes; `unknown.histogram` [capacity, 128]: the score's calibration
+  (see `model.unknown`), 0 if there is none.
 - `probe.head_inputs` [5, d]: the head's inputs for five generated images, computed with torch by the vendor
   or, if an increment trained the network, by the device.
 - `onnx_graph` (uint8): the graph without its weights, see `onnx`; `manifest` (uint8): see `manifest`.
@@ -154,7 +154,7 @@ def open_bundle(path: Path) -> Bundle:
     """
     with _opened(path) as (file, manifest):
         names = set(file.keys())
-        _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # `_opened` refused other schemas
+        _check_names(path, names, BESIDE_THE_NETWORK | ROWS_BY_CLASS)  # `_opened` has refused other schemas
         _check_byte_array(path, ONNX_GRAPH, file.get_slice(ONNX_GRAPH))
         _verify(path, file, names, manifest)
     return Bundle(path, manifest)
@@ -287,7 +287,7 @@ def _update_digest(digest: Any, name: str, array: NDArray[Any]) -> None:
 
 
 def tensors_digest(arrays: Arrays) -> str:
-    """Computes the SHA-256 over the names, dtypes, shapes and bytes of all tensors but the manifest."""
+    """Computes the SHA-256 of the names, dtypes, shapes and bytes of all tensors but the manifest."""
     digest = hashlib.sha256()
     for name in sorted(arrays.keys() - {MANIFEST}):
         _update_digest(digest, name, arrays[name])
@@ -300,7 +300,7 @@ def save_bundle(
     manifest: Manifest,
     write: Callable[[Path, bytes], None] = storage.write_file,
 ) -> Bundle:
-    """Writes a bundle atomically; fills in `tensors_digest` and, for a new one, `bundle_bytes`.
+    """Writes a bundle atomically; fills in `tensors_digest` and, for a new bundle, `bundle_bytes`.
 
     Args:
         path: Path of the file, which is replaced if it exists.

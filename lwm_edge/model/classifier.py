@@ -27,9 +27,9 @@ class Prediction(Report):
         photo: Path of the photo; None if it was given in memory.
         class_names: Names of the best classes, best first.
         probabilities: Probabilities of these classes.
-        known_score: Score that rises with the photo's likeness to one of the classes; see `model.unknown`.
+        known_score: Score that is higher the more the photo resembles any class; see `model.unknown`.
         unknown: Whether that score is so low that the photo counts as showing none of the classes; None if
-            the model has no threshold for it; see `Calibration`.
+            the model has no threshold for the score; see `Calibration`.
         error: Reason why the photo could not be read; the fields about classes are then empty. None if it
             could be read.
     """
@@ -121,7 +121,7 @@ class Classifier(OnnxFile):
         if keep not in SHARES:
             raise ConfigError(f"the share of known photos to keep must be {listed_shares()}, not {keep:g}")
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-            raise ConfigError(f"top_k is the number of classes for each photo, at least 1, not {top_k!r}")
+            raise ConfigError(f"top_k must be a whole number of classes, at least 1, not {top_k!r}")
         threshold = self.calibration.threshold(keep)
         report = StepReporter("features", len(given), on_progress)
         predictions: list[Prediction] = []

@@ -107,7 +107,7 @@ class Link(Record):
 
 
 class Custody(Record):
-    """Records the way from the shipped base to the current model, in limited space.
+    """Records how the shipped base became the current model, in limited space.
 
     Attributes:
         base: Statement about the shipped base; None if the record was begun after the first change.

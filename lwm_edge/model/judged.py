@@ -55,7 +55,7 @@ def without_row(known: Sequence[Judged], row: int) -> tuple[Judged, ...]:
 
 
 def problem_with(known: Sequence[Judged], classes: int) -> str | None:
-    """Says why figures cannot be right in a model with this many classes; None if all can be right."""
+    """Says why figures cannot be right in a model with this many classes; None if they can be."""
     rows = [judged.class_index for judged in known]
     if rows != sorted(set(rows)) or rows[-1:] >= [classes]:
         return "judged is not in ascending order, or has a figure for a class that does not exist"

@@ -7,8 +7,8 @@
 
 Editing `first`, `maximum` or an entry that is kept breaks the chain or the seal. Later changes build on
 the stored head, so they do not mend the break. If somebody recomputes everything, the head differs from the
-one in the receipt or in anybody's notes. An entry is hashed as JSON with sorted keys, without any figures
-that were not measured, so that fields that are added later do not change older links.
+one in the receipt or in anyone's notes. An entry is hashed as JSON with sorted keys, without figures
+that were not measured, so that fields added later do not change older links.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pydantic import Field
 from ..records import Digest, Record
 
 LEDGER_LENGTH = 16
-_LARGEST = 2**53 - 1  # exact in every reader of JSON; also limits an entry's length
+_LARGEST = 2**53 - 1  # exact in every JSON reader; also limits an entry's length
 _START = "0" * 64
 
 _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
@@ -99,7 +99,7 @@ class Ledger(Record):
     def fastest_seconds(self) -> float:
         """Returns the seconds of the fastest change on record; 0 if there is none.
 
-        Exporting and checking a model takes about as long at most, as it is part of every change.
+        Exporting and checking a model is part of every change, so it takes about this long at most.
         """
         entries = (*self.latest, *([self.first] if self.first else []))
         return min((entry.seconds for entry in entries), default=0.0)

@@ -27,7 +27,7 @@ def load_network(bundle: Bundle) -> Network:
     """Loads the classifier of a bundle file, in eval mode.
 
     Its tensors are pages of the mapped file: the kernel may drop them, and nothing may write to them. If
-    `safetensors` reads the file instead of mapping it, `mapped` is empty.
+    `safetensors` reads the file instead of mapping it, the network's `mapped` is empty.
 
     Raises:
         ArchitectureError: The tensors do not fit the architecture, or `empty_network` refuses it.

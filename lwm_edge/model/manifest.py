@@ -40,7 +40,7 @@ class Levels(Record):
     Attributes:
         blocks: Indices of the blocks in `Network.blocks`, ascending.
         grid: Number of cells per side; each output is averaged over grid x grid cells.
-        values: Number of values that the head reads from these blocks in all.
+        values: Number of values that the head reads from these blocks in total.
     """
 
     blocks: tuple[Annotated[int, Field(ge=0, lt=4096)], ...] = Field(min_length=1, max_length=64)
@@ -148,11 +148,11 @@ class Manifest(Record):
             raise ValueError("shipped_classes <= number of class_names <= capacity does not hold")
         renamed = [shipped.class_index for shipped in self.renamed]
         if renamed != sorted({index for index in renamed if index < self.shipped_classes}):
-            raise ValueError("renamed is not in ascending order, or names a class that was not shipped")
+            raise ValueError("renamed is not in ascending order, or lists a class that was not shipped")
         if renamed and not self.increment_count:
-            raise ValueError("renamed names a class, but nothing has been changed yet")
+            raise ValueError("renamed lists a class, but nothing has been changed yet")
         if any(self.class_names[shipped.class_index] == shipped.name for shipped in self.renamed):
-            raise ValueError("renamed names a class that has the vendor's name")
+            raise ValueError("renamed lists a class that has the vendor's name")
         if problem := problem_with(self.judged, len(self.class_names)):
             raise ValueError(problem)
         if self.judged and not self.increment_count:

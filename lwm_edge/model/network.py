@@ -1,9 +1,9 @@
 """Defines the classifier as a torch network: backbone, average pooling, and a head at full capacity.
 
-The head reads the last feature maps, globally averaged, as the paper's does. It can read earlier blocks as
+The head reads the last feature maps, globally averaged, as in Dhar et al. 2019. It can read earlier blocks as
 well (`Levels`): their outputs are less tied to the classes that the backbone was trained on, which helps to
-tell new classes apart. Only the closed form of `learning.class_statistics` gives these inputs weight; the
-paper's losses train only the part that reads the last maps. See Evci et al. 2022, "Head2Toe".
+tell new classes apart (Evci et al. 2022, "Head2Toe"). Only the closed form of `learning.class_statistics`
+gives these inputs weight; training affects only the part of the head that reads the last maps.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ class Network(nn.Module):
     """Classifies images, with room for more classes.
 
     The head's tensors have room for all classes from the start, so neither the file nor the memory grows with
-    a class; rows from `classes` on are zero and take no part.
+    a class; rows from `classes` on are zero and not used.
 
     Args:
         backbone: Module that turns images [B, 3, H, W] float32 into feature maps [B, d, h, w] float32.
-        head: Linear layer with an input for each value of the levels, then d more, and `capacity` outputs.
+        head: Linear layer with `capacity` outputs; its inputs are the values of the levels, then d averaged
+            maps.
         classes: Number of the head's rows that are in use.
         preprocessing: Preprocessing whose mean and std normalise the images.
         levels: Earlier blocks that the head reads besides the last feature maps.
 
     Attributes:
-        frozen_blocks: Number of the first blocks that a teacher and its student share; `stem` runs them.
+        frozen_blocks: Number of blocks at the start that teacher and student share; `stem` runs them.
         mapped: Tensors that are pages of a file, to which nothing writes.
         recompute: Whether the activations of each trained block are computed again in the backward pass, to
             save memory.
@@ -122,7 +123,7 @@ class Network(nn.Module):
         maps, levels = activations
         recompute = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks()[first:end], first):
-            if recompute and any(True for _ in block.parameters()):  # others are not worth it
+            if recompute and any(True for _ in block.parameters()):  # not worth it without parameters
                 on_a_copy = self._blocks_write_to_input(index, index + 1, maps)
                 maps = recomputed(block, maps, precision=self.precision, on_a_copy=on_a_copy)
             else:
@@ -216,7 +217,7 @@ class Network(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """Returns the rows of the head's weight that are in use [classes, its inputs]."""
+        """Returns the rows of the head's weight that are in use [classes, the head's inputs]."""
         return self.head.weight[: self.classes]
 
     @property
@@ -230,7 +231,7 @@ class Network(nn.Module):
         return self.levels.values if self.levels else 0
 
     def head_tensors(self) -> tuple[Tensor, Tensor]:
-        """Returns the head's rows in use: weight [classes, its inputs] and bias [classes]."""
+        """Returns the head's rows in use: weight [classes, the head's inputs] and bias [classes]."""
         return self.head_weight.detach(), self.head.bias[: self.classes].detach()
 
     @torch.no_grad()

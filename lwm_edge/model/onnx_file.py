@@ -61,7 +61,7 @@ class OnnxFile:
         preprocessing: Preprocessing that turns a photo into the input.
         model_digest: Digest of the model that was exported.
         calibration: Thresholds of the score for unknown objects.
-        static_batch: Number of images that every batch must have; None if it may have any number.
+        static_batch: Number of images that every batch must have; None if a batch may have any number.
 
     Args:
         source: Path of the ONNX file, or the file's content.
@@ -103,7 +103,7 @@ class OnnxFile:
 
     @property
     def stale(self) -> bool:
-        """Returns whether the path now leads to another file, as a home's does after each change.
+        """Returns whether the path now leads to another file, as it does in a model home after each change.
 
         Asking is cheap, as no file is read. A missing file does not make the classifier stale. A classifier
         made from bytes is never stale.

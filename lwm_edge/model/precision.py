@@ -18,7 +18,7 @@ from .terms import Precision
 
 _PROCESSOR = Path("/proc/cpuinfo")
 _INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them on x86 and Arm
-_FIRST_CAPABILITY = (8, 0)  # compute capability from which NVIDIA's GPUs compute in bfloat16
+_FIRST_CAPABILITY = (8, 0)  # the lowest compute capability of NVIDIA GPUs with bfloat16
 
 
 class HasPrecision(Protocol):
@@ -31,7 +31,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Tells whether a GPU supports bfloat16, or a processor has instructions for it.
 
     torch has no public call that asks a processor for its instructions, so Linux's list of them is read.
-    Elsewhere, a processor is assumed to have none for bfloat16.
+    On other systems, a processor is assumed to have no instructions for bfloat16.
     """
     if device.type == "cuda":
         # torch.cuda.is_bf16_supported is also true where bfloat16 is emulated, which is slower than float32

@@ -1,4 +1,4 @@
-"""Defines types and limits that settings and manifests share; this module is small to keep `--help` quick."""
+"""Defines types and limits that settings and manifests share; this module is small to keep `--help` fast."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def torch_is_installed() -> bool:
 
 
 def require_torch_installed(what: str, instead: str = "") -> None:
-    """Refuses what needs torch and torchvision where they are not installed; loads neither.
+    """Makes sure that torch and torchvision are installed; loads neither.
 
     Args:
         what: Subject and verb of the sentence that says what needs them, such as "a demo needs".

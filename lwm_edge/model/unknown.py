@@ -132,7 +132,7 @@ def kept_by_class(
 ) -> Mapping[str, tuple[int, int]]:
     """Counts how many of each class's photos the common threshold keeps, and how many there are.
 
-    Classes with too few photos for a threshold of their own are left out, as such counts show nothing.
+    Classes with too few photos for a threshold of their own are left out, as their counts would show nothing.
 
     Args:
         histogram: Counts of the scores of each class's photos [classes, 128].
@@ -157,7 +157,7 @@ def to_metadata(calibration: Calibration) -> str:
 
 
 def listed_shares() -> str:
-    """Lists the shares that can be chosen, in words."""
+    """Lists the shares that can be chosen, for a message."""
     *others, last = map(_key, SHARES)
     return f"{', '.join(others)} or {last}"
 

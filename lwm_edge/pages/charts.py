@@ -112,7 +112,7 @@ def _over_changes(changes: Sequence[int], series: dict[str, list[float]]) -> str
 
 
 def _svg(draw: Any) -> str:
-    """Returns a chart as an SVG element for a page, without XML prolog, ids of groups, width and height."""
+    """Returns a chart as an SVG element for a page, without XML prolog, group ids, width or height."""
     from matplotlib import rc_context
 
     with rc_context(_STYLE):
@@ -122,7 +122,7 @@ def _svg(draw: Any) -> str:
         figure.savefig(content, format="svg", transparent=True, metadata=_NO_METADATA)
     svg = content.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r' id="[A-Za-z][\w.]*_\d+"', "", svg)  # ids would occur twice in a page of two charts
+    svg = re.sub(r' id="[A-Za-z][\w.]*_\d+"', "", svg)  # ids would occur twice in a page with two charts
     opening, end, rest = svg.partition(">")
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
     svg = opening + end + rest

@@ -100,7 +100,7 @@ def test_a_path_with_a_nul_character_is_refused(home: Home) -> None:
         info("\0")
     (prediction,) = Classifier(home.onnx).classify("a\0b")
     assert prediction.error == "cannot be read (its path has a NUL character)"
-    with pytest.raises(ConfigError, match="top_k is the number"):
+    with pytest.raises(ConfigError, match="top_k must be a whole number"):
         Classifier(home.onnx).classify(PHOTO, 0)
 
 

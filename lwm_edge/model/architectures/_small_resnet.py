@@ -1,8 +1,8 @@
 """Defines the residual network of He et al. 2016, section 4.2, for small images (ResNet-20, -32, ...).
 
-Unlike theirs, it has 1x1 convolutions as shortcuts between stages. Its total stride is 4, so feature maps
-have 7x7 cells at 28 px and 8x8 at 32 px. At these sizes, torchvision's ResNets end in a single cell, so their
-attention maps say nothing.
+Unlike the original, it has 1x1 convolutions as shortcuts between stages. Its total stride is 4, so feature
+maps have 7x7 cells at 28 px and 8x8 at 32 px. At these sizes, torchvision's ResNets end in a single cell, so
+their attention maps say nothing.
 """
 
 from __future__ import annotations

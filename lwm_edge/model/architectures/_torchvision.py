@@ -1,8 +1,8 @@
 """Imports torchvision; no other module of this package does.
 
 A torchvision built for CUDA fails on import if torch was built for the CPU: it registers shape functions for
-operators whose library did not load. This combination is usual on a Jetson, and package indexes offer it.
-Declaring the schemas first makes torchvision's models usable; the operators are never called here.
+operators whose library did not load. This combination is common on a Jetson, and package indexes offer it.
+Declaring the operators' schemas first makes torchvision's models usable; the operators are never called here.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Every architecture ends in feature maps, global average pooling and one linear layer, so that Grad-CAM has the
 closed form of `learning.attention`. If a network has other layers before the last linear one, their output
-counts as the feature maps. MobileNetV3 pools before these layers, so its maps are 1x1, and the attention loss
-is of no use there. A vendor adds architectures through the entry-point group `lwm_edge.architectures`, in
-which each entry is an `Architecture`:
+counts as the feature maps. MobileNetV3 pools before these layers, so its maps are 1x1, and it gains nothing
+from the attention loss. A vendor adds architectures through the entry-point group `lwm_edge.architectures`,
+in which each entry is an `Architecture`:
 
     [project.entry-points."lwm_edge.architectures"]
     my_net = "my_package:ARCHITECTURE"
@@ -30,7 +30,7 @@ ENTRY_POINT_GROUP = "lwm_edge.architectures"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _MAX_HEAD_INPUTS = 4000
-_TOO_LARGE = ("regnet_y_128gf",)  # its head reads 7392 values, and no ONNX file holds its 2.6 GB
+_TOO_LARGE = ("regnet_y_128gf",)  # its head reads 7392 values, and no ONNX file can hold its 2.6 GB
 
 WeightsSource = Callable[[], Mapping[str, Tensor]]
 
@@ -44,7 +44,7 @@ class Architecture:
             possible on the meta device, which takes no memory.
         features: Names of the classifier's child modules that, one after the other, turn images
             [B, 3, H, W] float32 into the last feature maps [B, d, h, w] float32, or into the tail's input.
-        tail: Function that takes the whole classifier and returns all layers between these modules and the
+        tail: Function that takes the whole classifier and returns all layers between `features` and the
             global average pooling, as one module that turns maps into maps. None if there are no such layers.
         head: Dotted name of the last linear layer.
         preprocessing: Preprocessing that turns a photo into the input, unless the vendor chooses another.
@@ -68,7 +68,7 @@ def _small(size: int) -> Preprocessing:
     return Preprocessing(image_size=size, resize_size=size, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
-def _rectified(model: nn.Module) -> nn.Module:
+def _final_relu(model: nn.Module) -> nn.Module:
     """Makes the tail of DenseNet, whose forward method applies a ReLU before it pools."""
     return nn.ReLU()
 
@@ -83,7 +83,7 @@ def _hidden_layer(model: nn.Module) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), convolution, nn.Hardswish())
 
 
-_FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {  # prefix of torchvision's name -> features, head
+_FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {  # by prefix of torchvision's name: features, head
     "resnet": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
     "resnext": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
     "wide_resnet": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
@@ -98,7 +98,7 @@ _FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {  # prefix of torchvision's
 }
 
 
-_TAILS = {"mobilenet_v3": _hidden_layer, "densenet": _rectified}
+_TAILS = {"mobilenet_v3": _hidden_layer, "densenet": _final_relu}
 
 
 def _torchvision_weights(name: str) -> Mapping[str, Tensor]:

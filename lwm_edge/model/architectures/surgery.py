@@ -25,7 +25,7 @@ def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple
         name: Key of the architecture, for errors.
 
     Raises:
-        ArchitectureError: The parts that the architecture names are missing or of another kind.
+        ArchitectureError: The parts that the architecture names are missing or of the wrong kind.
     """
     children = dict(model.named_children())
     missing = [f"it has no child module {part}" for part in architecture.features if part not in children]

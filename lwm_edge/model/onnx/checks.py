@@ -31,7 +31,7 @@ _MAX_BYTES_PER_CONSTANT, _MAX_BYTES_OF_CONSTANTS = 1024, 256 * 1024
 _MAX_ATTRIBUTE_VALUES, _MAX_TEXT = 16, 200
 _CAST_TO = {TensorProto.FLOAT, TensorProto.INT64}
 _MAX_OPERATIONS = 250_000_000_000  # per image; regnet_y_128gf, of 2.6 GB, needs 127 billion at 224 px
-_MAX_COST_OF_OTHERS = 8  # between layers, per element that nodes with weights write; the most seen was 1.5
+_MAX_COST_OF_OTHERS = 8  # operations between layers, per element that the layers write; the most seen was 1.5
 _LISTED_PROBLEMS = 20
 
 
@@ -58,7 +58,7 @@ def _model_problems(model: ModelProto) -> Iterator[str]:
     graph = model.graph
     opsets = [(opset.domain, opset.version) for opset in model.opset_import]
     if opsets != [("", OPSET)] or model.ir_version != IR_VERSION:
-        yield f"it has opsets {opsets}, IR version {model.ir_version}, not {OPSET} and {IR_VERSION}"
+        yield f"it has opsets {opsets} and IR version {model.ir_version}, not {OPSET} and {IR_VERSION}"
     if model.model_version:
         yield f"it has the model version {model.model_version}, but exported models have none"
     if model.functions:
@@ -194,8 +194,7 @@ def check_cost(model: ModelProto, weights: Set[str]) -> None:
         weights: Names of the tensors that are filled in from the bundle.
 
     Raises:
-        ExportError: The graph reads one of these tensors more than once, it costs too much, or its cost
-            cannot be computed.
+        ExportError: The graph reads a weight twice or costs too much, or its cost cannot be computed.
     """
     readers = [name for node in model.graph.node for name in node.input if name in weights]
     if again := sorted({name for name in readers if readers.count(name) > 1}):
@@ -224,14 +223,14 @@ def graph_cost(model: ModelProto, weights: Set[str]) -> tuple[Cost, Cost]:
     Raises:
         ExportError: Some shapes cannot be inferred, or grow faster than the batch.
     """
-    shapes, of_two = _inferred_shapes(model, 1), _inferred_shapes(model, 2)
+    shapes, shapes_of_two = _inferred_shapes(model, 1), _inferred_shapes(model, 2)
     of_weights, others = Cost(), Cost()
     for node in model.graph.node:
         made = [output for output in node.output if output]
         inputs_known = all(name in shapes for name in node.input if name)
         if not inputs_known or not all(shapes.get(output) and min(shapes[output]) > 0 for output in made):
             raise ExportError(f"the ONNX graph in the bundle is not sound: {node.name!a} has no known shape")
-        if any(math.prod(of_two[output]) > 2 * math.prod(shapes[output]) for output in made):
+        if any(math.prod(shapes_of_two[output]) > 2 * math.prod(shapes[output]) for output in made):
             raise ExportError(
                 f"the ONNX graph in the bundle is not sound: {node.name!a} grows faster than the batch"
             )

@@ -21,7 +21,7 @@ class VariantReport(Report):
     """Compares another form of an ONNX file with the file itself.
 
     Attributes:
-        photos: Number of photos on which both were run; none of them calibrated the form.
+        photos: Number of photos on which both were run; none of them was used to calibrate the form.
         agreement: Share of these photos for which both predict the same class.
         min_agreement: Smallest such share at which the form is written without `force`.
         accuracy: Accuracy of the form; None if some photos are not of known classes.
@@ -86,7 +86,7 @@ def _accuracy(best: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
 
 
 def _times_in_turn(files: Sequence[Classifier], images: Pixels) -> list[float]:
-    """Measures the files' median milliseconds per image; they take turns, so that all meet the same load."""
+    """Measures the files' median milliseconds per image, in turn, so that all run under the same load."""
     times: list[list[float]] = [[] for _ in files]
     for run in range(_UNTIMED_RUNS + _TIMED_RUNS):
         for file, measured in zip(files, times, strict=True):

@@ -54,7 +54,7 @@ def read_graph(arrays: Arrays) -> ModelProto:
 
 
 def _fits(tensor: TensorProto, arrays: Arrays) -> bool:
-    """Tells whether a graph's tensor fits the bundle's, which may have rows for more classes."""
+    """Tells whether a graph's tensor fits the bundle's tensor, which may have rows for more classes."""
     array = arrays.get(tensor.name)
     if array is None:
         return True
@@ -154,11 +154,11 @@ def _fill(model: ModelProto, arrays: Arrays, manifest: Manifest) -> None:
 
 
 def metadata(manifest: Manifest) -> dict[str, str]:
-    """Returns what an ONNX file says about its model, in lwm-edge's terms and by the conventions of others.
+    """Returns the metadata of an ONNX file, in lwm-edge's own terms and by the conventions of others.
 
-    Conventions: https://onnx.ai/onnx/repo-docs/MetadataProps.html for images,
-    https://onnx.ai/onnx/repo-docs/IR.html for author and licence, and `names` as readers of Ultralytics'
-    files expect it, a Python dictionary from class_index to name.
+    Conventions: https://onnx.ai/onnx/repo-docs/MetadataProps.html for images, and
+    https://onnx.ai/onnx/repo-docs/IR.html for author and licence. `names` is a Python dictionary from
+    class_index to name, as readers of Ultralytics' files expect.
     """
     given = {"model_author": manifest.author, "model_license": manifest.license}
     return {

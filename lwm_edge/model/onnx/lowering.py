@@ -1,9 +1,9 @@
 """Lowers a traced graph to a form that older runtimes read too: opset 17, IR version 8, no shape arithmetic.
 
 TensorRT 8.6 reads opset 17 but no sequences; ONNX Runtime 1.17 reads IR version 9 at most. The onnx package's
-own converter fails on these graphs. Only a few operators matter, so each is rewritten here. Any other
-operator that opset 18, the traced one, defines differently is refused. Definitions:
-https://onnx.ai/onnx/operators/.
+own converter fails on these graphs, which are traced in opset 18. The few operators that need it are
+rewritten here. Any other operator that opset 18 defines differently is refused.
+Definitions: https://onnx.ai/onnx/operators/.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _drop_output_count(node: NodeProto, graph: GraphProto) -> None:
 def _refuse_pad_axes(node: NodeProto, graph: GraphProto) -> None:
     """Leaves a Pad node as it is, but refuses it if it has axes, which opset 18 added as an input."""
     if len(node.input) > 3:
-        raise ExportError(f"{node.name} pads only some axes, which opset {OPSET} cannot express")
+        raise ExportError(f"{node.name} pads only some axes, which cannot be lowered to opset {OPSET}")
 
 
 _LOWERINGS: dict[str, Callable[[NodeProto, GraphProto], None]] = {
@@ -94,10 +94,12 @@ def _replace_sequence_splits(graph: GraphProto) -> None:
         parts = [node for node in graph.node if split.output[0] in node.input]
         lengths = _constant(graph, split.input[1]) if len(split.input) > 1 else np.array(1)
         if any(node.op_type != "SequenceAt" for node in parts) or lengths.ndim != 0:
-            raise ExportError(f"{split.name} splits maps in a way that opset {OPSET} cannot express")
+            raise ExportError(f"{split.name} splits maps in a way that cannot be lowered to opset {OPSET}")
         by_index = {int(_constant(graph, node.input[1])): node for node in parts}
         if min(by_index, default=0) < 0:
-            raise ExportError(f"{split.name} takes parts from the end, which opset {OPSET} cannot express")
+            raise ExportError(
+                f"{split.name} counts parts from the end, so it cannot be lowered to opset {OPSET}"
+            )
         outputs = [by_index[n].output[0] if n in by_index else "" for n in range(max(by_index) + 1)]
         axis = next((a.i for a in split.attribute if a.name == "axis"), 0)
         name = f"{split.output[0]}_lengths"
@@ -149,7 +151,7 @@ def _constant(graph: GraphProto, name: str) -> NDArray[np.int64]:
     for tensor in graph.initializer:
         if tensor.name == name:
             return numpy_helper.to_array(tensor)
-    raise ExportError(f"{name} is computed, but opset {OPSET} needs a constant")
+    raise ExportError(f"{name} is computed, but only a constant can be lowered to opset {OPSET}")
 
 
 def _remove_attribute(node: NodeProto, name: str) -> None:
@@ -162,7 +164,7 @@ def _remove_unused(graph: GraphProto) -> None:
     """Removes nodes and initialisers that no output depends on."""
     used = {output.name for output in graph.output}
     nodes = []
-    for node in reversed(graph.node):  # in the order of the graph, no node comes before its inputs
+    for node in reversed(graph.node):  # a graph lists each node after those whose outputs it reads
         if used.intersection(node.output):
             used.update(node.input)
             nodes.append(node)

@@ -41,7 +41,7 @@ def generated_images(image_size: int) -> Pixels:
 
 @dataclass(frozen=True)
 class ParityProbe:
-    """Holds pictures, and the logits that the network gives them.
+    """Holds pictures, and the logits that the network computes from them.
 
     Attributes:
         images: Pictures [B, H, W, 3] uint8; if there are fewer than 5, they are repeated.
@@ -66,10 +66,10 @@ def parity_probe(network: Network, photos: Pixels | None = None) -> ParityProbe:
 
 
 def shipped_probe(arrays: Arrays, manifest: Manifest) -> ParityProbe:
-    """Computes the logits that the head must give the generated pictures, without running the network.
+    """Computes the head's logits for the generated pictures without running the network.
 
     The bundle keeps the head's inputs for these pictures, as torch computed them when the base was made or
-    the network was last trained. So ONNX Runtime is compared with that torch, and the device needs no torch.
+    the network was last trained. So ONNX Runtime is compared with torch, although the device needs no torch.
     """
     head_inputs, classes = arrays[PROBE].astype(np.float64), len(manifest.class_names)
     logits = head_inputs @ arrays[WEIGHT][:classes].T + arrays[BIAS][:classes]
@@ -140,8 +140,8 @@ def check_parity(onnx_file: OnnxFile, probe: ParityProbe) -> ParityReport:
         probe: Images, and the logits that the file must compute from them.
 
     Raises:
-        ParityError: The number of classes differs; or a logit differs by more than 1e-4 x max(1, largest
-            |logit|); or the best class differs although it leads by a larger margin than that.
+        ParityError: The number of classes differs; or a logit differs by more than 1e-4 * max(1, largest
+            |logit|); or the best class differs although it leads by more than that.
     """
     largest = max(PARITY_BATCH_SIZES)
     images = np.resize(probe.images, (largest, *probe.images.shape[1:]))
@@ -186,7 +186,7 @@ def _compare(
         number = int(wrong.argmax())
         picture = f"{'photo' if probe.real_photos else 'generated picture'} {number + 1}"
         raise ParityError(
-            f"the ONNX file gives {picture} another class than the network does: class_index "
+            f"the ONNX file puts {picture} in a different class than the network does: class_index "
             f"{actual[number].argmax()}, not {expected[number].argmax()} (at batch size {batch_size}); "
             "nothing was changed"
         )

@@ -11,7 +11,7 @@ class ParityReport(Report):
     Attributes:
         batch_sizes: Batch sizes that were compared.
         largest_difference: Largest difference in a logit.
-        tolerance: Allowed difference: 1e-4 x max(1, largest |logit|).
+        tolerance: Allowed difference: 1e-4 * max(1, largest |logit|).
         real_photos: Whether photos were used for the comparison, rather than generated pictures.
     """
 

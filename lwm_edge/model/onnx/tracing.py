@@ -121,7 +121,7 @@ def _with_constants_folded(model: ModelProto, weights: set[str]) -> ModelProto:
     constants = [tensor for tensor in graph.initializer if tensor.name not in weights]
     graph.ClearField("initializer")
     graph.initializer.extend(constants)
-    for tensor in kept:  # an input has no values that could be folded
+    for tensor in kept:  # as inputs, they have no values that could be folded
         graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     model = optimize(model)
     del model.graph.input[1:]

@@ -24,14 +24,14 @@ from ..bundle import BIAS, CENTRES, CENTRES_OFFSET, WEIGHT
 from ..onnx_file import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, OnnxFile
 
 UNUSED_BIAS = -1e4
-"""Bias of a fixed head's outputs beyond the classes; it makes their probability 0 even in half precision."""
+"""Bias of a fixed head's unused outputs; it makes their probability 0 even in half precision."""
 
 
 _NEVER_NEAREST = -1e30  # so that a centre that belongs to no class is never the nearest one
 # Shares of the convolutions that stay in float, tried in turn; the first convolution always stays in float.
 _SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)
 _BATCH_SIZE = 16
-_ENOUGH_AGREEMENT = 0.98  # on calibration photos; on other photos, `export` then demands 97%
+_ENOUGH_AGREEMENT = 0.98  # on calibration photos; on other photos, `export` demands 97%
 
 
 def with_static_batch(onnx_file: bytes, batch_size: int) -> bytes:
@@ -76,7 +76,7 @@ def in_half_precision(onnx_file: bytes) -> bytes:
 
 
 def _remove_repeated_nodes(graph: GraphProto) -> None:
-    """Keeps one of the identical casts that the converter makes if several nodes read the same output."""
+    """Keeps one of the identical casts that the converter makes when several nodes read the same output."""
     seen: set[str] = set()
     for node in list(graph.node):
         if seen.intersection(node.output):
@@ -94,15 +94,16 @@ def in_eight_bits(
     """Quantises the convolutions of a file to 8-bit integers; the head stays in float32.
 
     The quantisation is static and symmetric, per channel for weights, and written as pairs of QuantizeLinear
-    and DequantizeLinear. Depthwise convolutions stay in float32, as they lose most and gain least. So do the
-    first convolutions, because the head may read them and all later layers inherit their error: the first
-    one or, if fewer than 98% of the images would keep their class, up to half of all.
+    and DequantizeLinear. Depthwise convolutions stay in float32, as they lose most and gain least. The first
+    convolution stays in float32 because the head may read it and all later layers inherit its error. If fewer
+    than 98% of the images would keep their class, more convolutions at the start stay in float32, up to half
+    of all.
 
     Args:
         onnx_file: Content of the file in float32, with no fixed batch size.
         images: Images [M, H, W, 3] uint8 like those that the file will see, to find the range of each layer.
-        float_weights: Whether weights stay in float32 in front of such a pair, as TensorRT requires; they are
-            then quantised when the file is loaded, and the file is no smaller.
+        float_weights: Whether the file keeps weights in float32, each followed by a pair of these nodes, as
+            TensorRT requires. The file is then no smaller, as weights are quantised when it is loaded.
         on_progress: Function that is called before each image in every pass over the images; any exception
             that it raises ends the call.
     """
@@ -168,7 +169,7 @@ def _quantised(
             "QuantizeBias": False,
             "CalibMovingAverage": True,  # otherwise, one photo's outlier would widen the range for all
             "AddQDQPairToWeight": float_weights,
-            "DedicatedQDQPair": float_weights,  # TensorRT lets no two nodes share a pair
+            "DedicatedQDQPair": float_weights,  # TensorRT does not let two nodes share a pair
         },
     )
     made = load_model(quantized)
@@ -177,7 +178,7 @@ def _quantised(
 
 
 def _restore_unquantised_inputs(graph: GraphProto) -> None:
-    """Makes other nodes that read the quantised input of a convolution read the original values instead."""
+    """Lets other nodes read a convolution's input as it was before it was quantised."""
     made_by = {node.output[0]: node for node in graph.node}
     readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
