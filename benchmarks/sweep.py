@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Tries settings of the paper's loop, `lwm`, and of `lwf-mc`, without the photos that other tables test on.
+"""Tries settings of the paper's loop, `lwm`, and of `lwf-mc`, without any photos of README.md's tables.
 
     python benchmarks/sweep.py DATA SWEEP.json --arch small_resnet20 --image-size 32 [--trial CHANGES ...]
 
-The class orders come from seeds other than the tables'. The trials are tested on training photos that are
+The class orders come from other seeds than those tables. The trials are tested on training photos that are
 held out; the test photos are never read. Every trial starts from the settings in LEAD and changes those that
 it names, which can be settings of the package or of `variants.py`. Both methods get the same number of
 trials. A trial runs without a home and without an ONNX file, on photos that stay in memory. Trials that are

@@ -1,6 +1,8 @@
-"""Watches an inbox from your own program, and ends once something has been taught.
+"""Watches an inbox from your own program, and ends once the model has learnt something.
 
     python examples/09_inbox.py HOME INBOX TAUGHT
+
+TAUGHT is the folder to which learnt photos are moved.
 
 A real program would go on watching, as do the command `lwm-edge inbox` and the service in deploy/systemd/.
 """
@@ -13,11 +15,11 @@ import lwm_edge
 
 
 class EnoughError(Exception):
-    """Ends the watching, because something has been taught."""
+    """Ends the watching, because the model has learnt something."""
 
 
 def show(report: lwm_edge.InboxReport) -> None:
-    """Prints which photos were taught and which wait; called at first, and whenever there is news."""
+    """Prints which photos were learnt and which wait; called at the start and whenever there is news."""
     for done in report.taught:
         print(f"Taught {done.class_name} with {done.photos} photos, now in {done.moved_to}")
     for left in report.waiting:
@@ -27,7 +29,7 @@ def show(report: lwm_edge.InboxReport) -> None:
 
 
 def main(home: str, inbox: str, taught: str) -> None:
-    """Watches until something has been taught; photos are taught after a second without changes."""
+    """Watches until something is learnt; photos are learnt after a second without changes."""
     try:
         lwm_edge.watch_inbox(home, inbox, on_report=show, taught=taught, quiet_seconds=1)
     except EnoughError:

@@ -112,7 +112,7 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
 
 
 def check_folder_names(folder: Path, predictions: Labels, labels: Labels, class_names: Sequence[str]) -> None:
-    """Refuses further photos if the folders of some classes seem to be swapped.
+    """Refuses unseen photos, or photos for the statistics, if class folders seem to be swapped.
 
     Args:
         folder: Path of the folder that holds the class folders.

@@ -1,11 +1,12 @@
 """Measures a trained network on photos that it never saw, and lets them decide what ships.
 
 The features of photos that a network knows by heart are unlike those of any other photos, so their means and
-covariance do not describe the photos that a device will see. The class statistics are therefore made from all
-photos together. If the network knows the learnt photos by heart and there are enough unseen photos, the means
-come from the unseen photos alone. Another choice wins if it recognises the unseen photos better; each
-photo is judged by a head that is solved without it. In the same way, the head that is solved from the
-statistics ships in place of the trained head if it recognises the unseen photos better.
+covariance do not describe the photos that a device will see. So there are three choices of photos for the
+class statistics: all photos, the unseen ones and the given ones. The default is all photos or, if the network
+knows the learnt photos by heart and there are enough unseen ones, means of the unseen photos alone. Another
+choice wins if it recognises the unseen photos better; each photo is judged by a head that is solved without
+it. In the same way, the head that is solved from the statistics ships in place of the trained head if it
+recognises the unseen photos better.
 
 Unless there are unseen photos of every class, there is no such choice: the statistics are made from the given
 photos, and the trained head ships. If there are no unseen photos at all, and none were given for the
@@ -193,8 +194,8 @@ def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
 
     Their accuracy, a mean over classes, must be higher. There is a second condition about the n photos for
     which only one of the two predictions is right. By chance, each would be right for half of these photos,
-    with a standard deviation of half the square root of n. The better predictions must be right for over
-    two standard deviations more than that half.
+    with a standard deviation of half the square root of n. The better predictions must be right for more
+    than that half, by over two standard deviations.
     """
     right, others_right = predictions == labels, others == labels
     gained, lost = int((right & ~others_right).sum()), int((others_right & ~right).sum())

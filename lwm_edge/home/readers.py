@@ -163,7 +163,7 @@ def predict(
 
 
 def _in_folder(photo: AnyPhoto) -> list[AnyPhoto]:
-    """Lists the files in a folder and its sub-folders; any other photo is returned as it is.
+    """Lists the files in a folder and its sub-folders; what is not a folder's path is returned alone.
 
     Raises:
         PhotosError: There is no file in the folder.

@@ -34,7 +34,7 @@ MIN_BYTES = 64 * MIB
 
 _SECONDS_BETWEEN_LOOKS = 0.1  # between checks of the process, and between calls of `on_wait`
 
-# Keeps extra threads and memory left over from earlier photos from counting against a photo's limit.
+# With these, neither extra threads nor memory left over from earlier photos counts against a photo's limit.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",

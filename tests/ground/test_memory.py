@@ -108,12 +108,12 @@ kernel = torch.ones(8, 3, 3, 3)
 first = torch.conv2d(image, kernel)
 before = mapped()
 drop_library_pages()
-elsewhere = mapped()
+not_ours = mapped()
 bound_allocator()
 drop_library_pages()
-here = mapped()
+ours = mapped()
 assert torch.equal(torch.conv2d(image, kernel), first)
-print(before, elsewhere, here, mapped())
+print(before, not_ours, ours, mapped())
 """
 
 
@@ -121,10 +121,10 @@ def test_pages_of_libraries_are_given_back_in_a_process_of_ours_and_read_again_w
     if not Path("/proc/self/smaps").exists():
         pytest.skip("this system does not say what is mapped")
     done = subprocess.run([sys.executable, "-c", _LIBRARIES], capture_output=True, text=True, check=True)
-    before, elsewhere, here, again = (int(word) for word in done.stdout.split())
-    assert before > 60 and abs(elsewhere - before) < 5
-    assert here < before - 40
-    assert here < again < before  # the convolution read the pages that it needs
+    before, not_ours, ours, again = (int(word) for word in done.stdout.split())
+    assert before > 60 and abs(not_ours - before) < 5
+    assert ours < before - 40
+    assert ours < again < before  # the convolution read the pages that it needs
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def test_another_best_class_breaks_parity_even_if_each_logit_is_near_enough(
     file = SimpleNamespace(run=lambda images: (actual[: len(images)], None))
     probe = ParityProbe(generated_images(8), expected, real_photos)
     with pytest.raises(
-        ParityError, match=rf"gives {picture} 2 another .* class_index 0, not 2 .*size 2"
+        ParityError, match=rf"puts {picture} 2 in a different .* class_index 0, not 2 .*size 2"
     ) as no:
         check_parity(cast(OnnxFile, file), probe)
     assert "allowed" not in no.value.message
