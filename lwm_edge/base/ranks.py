@@ -139,7 +139,7 @@ class Ranks:
 
     @torch.no_grad()
     def average(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Replaces tensors by their means over all processes; integer counts are equal, and left alone."""
+        """Replaces tensors by their means over all processes; integer counters, which are equal, stay."""
         for tensor in tensors if self.size > 1 else ():
             if tensor.is_floating_point():
                 distributed.all_reduce(tensor)

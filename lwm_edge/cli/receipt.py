@@ -68,7 +68,7 @@ def _how_well(report: IncrementReport) -> str:
     if more := ranked[_LISTED:]:
         share = percent(_share(more[0]))
         lines.append(f"and {len(more)} more, each recognised in at least {share} of its photos")
-    source = "counted on photos that the judged model had not learnt"
+    source = "counted on photos that the model had not learnt when it was judged"
     return "\n".join([*lines, f"{source}{left_out(report.skipped)}"])
 
 
@@ -101,7 +101,7 @@ def _next_steps(report: IncrementReport) -> list[str]:
 
 def _what_happened(report: IncrementReport) -> str:
     if report.training is None:
-        return "the network stayed as it was, and its last layer was solved"
+        return "the network stayed as it was; only its last layer was computed anew"
     epochs = counted(report.training.epochs, "pass", "passes")
     return f"the network was trained, in {epochs} over the photos"
 

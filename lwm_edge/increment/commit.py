@@ -78,7 +78,7 @@ def commit_increment(
     )
     if staged:
         write_generation(staged, candidate, receipt)
-        late = home.publish(staged)
+        late_warnings = home.publish(staged)
     else:
-        late = commit(home, candidate, receipt)
-    return receipt.model_copy(update={"warnings": (*receipt.warnings, *late)})
+        late_warnings = commit(home, candidate, receipt)
+    return receipt.model_copy(update={"warnings": (*receipt.warnings, *late_warnings)})

@@ -129,7 +129,7 @@ def _bound_webp_metadata(file: GuardedFile, image: Image.Image) -> None:
 
 
 def _costly_formats(file: GuardedFile) -> tuple[str, ...]:
-    """Returns which of the formats that only `decoder` may decode fit a file's first bytes."""
+    """Returns the formats that fit a file's first bytes, of those that only `decoder` may decode."""
     start = file.peek(_START_BYTES)[:_START_BYTES]
     if start.startswith(_TIFF_STARTS):
         return ("TIFF",)
@@ -295,7 +295,7 @@ class _ForgivingStream(PngStream):
         return ancillary and hasattr(self, f"chunk_{cid.decode('ascii', 'replace')}")
 
     def _keep_only_orientation(self, before: dict[str | tuple[int, int], Any]) -> None:
-        """Drops texts just read, which could pass for other entries of `im_info`; keeps the orientation."""
+        """Drops the texts just read, as one may have the name of another entry; keeps the orientation."""
         kept = {name: self.im_info[name] for name in _TEXTS_WITH_ORIENTATION if name in self.im_info}
         self.im_info.clear()
         self.im_info.update(before)

@@ -230,7 +230,7 @@ def _not_proven_of_changes(custody: Custody, manifest: Manifest, keys: _Keys) ->
     forgotten = manifest.increment_count - len(custody.links)
     if forgotten:
         first = "the first change" if forgotten == 1 else f"the first {forgotten} changes"
-        lines.append(f"That {first} came from the base: nothing but the number is known.")
+        lines.append(f"That {first} began at the base: only how many there were is known.")
     if unsigned := [link for link in custody.links if link.signature is None]:
         lines.append(
             f"Who made {_name_changes(unsigned)}: without a signature, it could be anyone who can write the "

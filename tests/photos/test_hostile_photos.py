@@ -132,7 +132,7 @@ def large() -> Iterator[Case]:
     for format, options in (("JPEG", {"progressive": True}), ("WEBP", {"lossless": True, "method": 0})):
         image = Image.new("RGB", (4_470, 4_470))
         yield "20 megapixels, read", f"20.{format}", saved(image, format, **options)
-    kind = "JPEG of 108, progressive of 48 megapixels, read"
+    kind = "JPEG of 108 megapixels, progressive JPEG of 48, read"
     yield kind, "108.jpg", saved(Image.new("L", (12_000, 9_000), 99), "JPEG")
     yield kind, "48.jpg", saved(Image.new("RGB", (8_000, 6_000), "teal"), "JPEG", progressive=True)
 

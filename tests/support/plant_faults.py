@@ -67,7 +67,7 @@ FAULTS: dict[str, tuple[str, str, int, Change]] = {  # kind, class that it shows
     "Shirt/94.png": ("mislabelled", "Ankle boot", 94, unchanged),
     "Sneaker/95.png": ("mislabelled", "Bag", 95, unchanged),
     "Ankle boot/96.png": ("mislabelled", "Shirt", 96, unchanged),
-    "Bag/97.png": ("mislabelled", "Trouser", 97, unchanged),  # the base knows Trouser, and Sandal below
+    "Bag/97.png": ("mislabelled", "Trouser", 97, unchanged),  # the base knows Trouser, and Sandal (next line)
     "Shirt/98.png": ("mislabelled", "Sandal", 98, unchanged),
 }
 

@@ -50,8 +50,8 @@ def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple
 def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: str) -> None:
     """Makes sure that pooling and one linear layer are all that follows the backbone.
 
-    Otherwise, the closed form of the attention map and a head with more rows would be wrong. The classifier
-    is left in eval mode.
+    Otherwise, the closed form of the attention map would be wrong, and so would adding rows to the head.
+    The classifier is left in eval mode.
 
     Raises:
         ArchitectureError: Backbone, pooling and head together compute something other than the classifier, or
