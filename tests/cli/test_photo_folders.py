@@ -59,7 +59,7 @@ def test_left_out_files_are_named_before_learning_and_a_whole_folder_can_be_one_
     refused = run("add-classes", folder, "--home", home.path)
     assert refused.code == 3 and "--name NAME" in refused.err
     done = run("add-classes", folder, "--name", "Handbag", "--home", home.path)
-    assert done.code == 0 and "had not learnt (the notes above say which files were left out)" in done.out
+    assert done.code == 0 and "when it was judged (the notes above say which files were left out)" in done.out
     assert done.err.count("list.txt") == 1 and done.err.index("list.txt") < done.err.index("Planning")
     more = run(
         "add-photos", DEMO_DATA / "test" / "2" / "Bag", "--name", "handbag", "--home", home.path, "--dry-run"
