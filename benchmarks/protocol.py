@@ -53,10 +53,11 @@ def main(
     base_batch_size: int = 64,
     grid: Annotated[int | None, typer.Option(help="As in build-base; by default, photos decide.")] = None,
     rotations: Annotated[bool, typer.Option("--rotations", help="As in build-base.")] = False,
+    base_precision: Annotated[str, typer.Option(help="Precision in which the base trains.")] = "auto",
 ) -> None:
     """Makes the runs that are missing from RESULTS.json."""
     options = {k: v for k, v in locals().items() if k not in ("data", "results", "method", "seed")}
-    for later, default in (("grid", None), ("rotations", False)):
+    for later, default in (("grid", None), ("rotations", False), ("base_precision", "auto")):
         if options[later] == default:
             del options[later]  # results that are older than an option do not have it
     options["data"] = data.name
@@ -73,6 +74,7 @@ def main(
         "epochs": base_epochs,
         "learning_rate": base_learning_rate,
         "batch_size": base_batch_size,
+        "precision": base_precision,
         "held_back": 0.0,
         "capacity": len(list((data / "train").iterdir())),
     }
