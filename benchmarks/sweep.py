@@ -86,6 +86,7 @@ def run_trial(material: Material, method: str, seed: int, precision: Precision) 
     recipe = RECIPES[config.recipe].adjusted(config)
     pace = Pace(config.batch_size, prefetch=1, recompute=False, precision=precision)
     teacher = load_network(open_bundle(material.base)).to(choose_device("auto"))
+    teacher.freeze(config.frozen_blocks)
     yield _measured(teacher, material, 0)
     for group, photos in enumerate(material.to_learn, start=1):
         student = teacher.student(trains=True)
@@ -128,15 +129,20 @@ def main(
     base_epochs: int = 30,
     base_learning_rate: float = 0.1,
     precision: Annotated[str, typer.Option(help="Precision of all training.")] = "float32",
+    weights: Annotated[str | None, typer.Option(help="As in build-base.")] = None,
+    frozen_blocks: Annotated[int, typer.Option(help="As in build-base; trials name their own.")] = 0,
 ) -> None:
     """Runs the trials that are missing from SWEEP.json."""
     options = {k: v for k, v in locals().items() if k not in ("data", "results", "trial", "combine", "seed")}
+    if weights is None and not frozen_blocks:
+        del options["weights"], options["frozen_blocks"]  # results that are older than these do not have them
     options |= {"data": data.name, "lead": LEAD}
     done = json.loads(results.read_text()) if results.exists() else {"settings": options, "runs": []}
     if done["settings"] != options:
         raise typer.BadParameter(f"{results} has trials with other settings: {done['settings']}")
     settings = {"architecture": arch, "image_size": image_size, "epochs": base_epochs, "grid": 0}
     settings |= {"learning_rate": base_learning_rate, "held_back": 0.0, "precision": precision}
+    settings |= {"weights": weights, "frozen_blocks": frozen_blocks}
     materials: dict[int, Material] = {}
 
     def material_of(order: int) -> Material:

@@ -244,7 +244,7 @@ def _suspects(measured: _Measurements, photos: PhotoSet, names: Sequence[str]) -
 def _alike(
     logits: Features, labels: Labels, judged: NDArray[np.bool_], names: Sequence[str]
 ) -> list[AlikeClasses]:
-    """Lists classes of which many photos are taken for one other class, the largest share first."""
+    """Lists the classes many of whose photos are mistaken for one other class, the largest share first."""
     here = set(labels.tolist())
     found = judge_new_classes(logits.argmax(1)[judged], labels[judged], names, sorted(set(labels[judged])))
     alike = [

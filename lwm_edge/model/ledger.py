@@ -1,4 +1,4 @@
-"""Keeps the footprint ledger: what every change cost, in constant space, protected by a hash chain.
+"""Keeps the footprint ledger: what the changes cost, kept in constant space and protected by a hash chain.
 
     link of an entry = SHA-256(link of the entry before, the entry)
     before           = link of the newest entry that is no longer kept

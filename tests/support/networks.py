@@ -35,7 +35,7 @@ GRAPH_COVERED_BY = {
     "efficientnet_lite0": "base/test_build.py exports it",
     "densenet121": "shufflenet_v2 for its concatenations; small_resnet20 for the rest",
 }
-"""Architectures whose graph only .ci/extended checks, and what covers each form of graph in the gate."""
+"""Architectures whose graph only .ci/extended checks, each with those that stand in for it in the gate."""
 
 ARCHITECTURES = (
     "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5", "mnasnet0_5",

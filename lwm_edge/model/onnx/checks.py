@@ -185,7 +185,7 @@ class Cost(NamedTuple):
 
 
 def check_cost(model: ModelProto, weights: Set[str]) -> None:
-    """Refuses a graph that costs more than its weights explain, or more than any classifier may.
+    """Refuses a graph that costs more than its weights account for, or more than a classifier is allowed to.
 
     A classifier uses each weight at most once for each pixel, and does little between its layers.
 

@@ -85,7 +85,7 @@ def declared_backbone(graph: bytes) -> dict[str, tuple[str, list[int]]]:
 
 
 def check_safe_to_run(arrays: Arrays) -> None:
-    """Refuses a graph that is not of the form that lwm-edge exports, or costs more than its weights explain.
+    """Refuses a graph that is not as lwm-edge exports it, or that costs more than its weights account for.
 
     An increment runs one graph with two sets of tensors. The cost of the graph is the same for both and takes
     a while to compute, so it is computed only once.

@@ -1,7 +1,7 @@
 """Lowers a traced graph to a form that older runtimes read too: opset 17, IR version 8, no shape arithmetic.
 
 TensorRT 8.6 reads opset 17 but no sequences; ONNX Runtime 1.17 reads IR version 9 at most. The onnx package's
-own converter fails on these graphs, which are traced in opset 18. The few operators that need it are
+own converter fails on these graphs, which are traced in opset 18. The few operators that need rewriting are
 rewritten here. Any other operator that opset 18 defines differently is refused.
 Definitions: https://onnx.ai/onnx/operators/.
 """
