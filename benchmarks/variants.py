@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lwm_edge.learning import batches, losses, optimizer, step, training
 from lwm_edge.learning.attention import attention_map, grad_cam
@@ -35,10 +36,12 @@ class Variant(Settings):
     """Schedule of both learning rates: constant, or falling to 0 along half a cosine."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay of all trained parameters."""
-    batch_norm: Literal["affine", "frozen", "trained"] = "affine"
-    """Trained parts of BatchNorm: its weights and biases, nothing, or its weights, biases and statistics.
+    batch_norm: Literal["affine", "frozen", "trained", "followed"] = "affine"
+    """Changing parts of BatchNorm: its weights and biases, nothing, or its weights, biases and statistics.
 
-    With `trained`, the student normalises by the statistics of the batch while it learns.
+    With `trained`, the student normalises by the statistics of the batch while it learns. With `followed`, it
+    normalises by the statistics that it keeps, and these follow the batches after each update. So the loss of
+    an image depends on no other image of its batch.
     """
     warm_up: float = Field(default=0.0, ge=0, le=1)
     """Share of the updates over which gamma rises from 0."""
@@ -78,6 +81,8 @@ class _Loop:
         self.progress = 0.0  # share of the updates that have been made
         self._student: Network | None = None
         self._maps: dict[Network, Tensor] = {}
+        self._hooks: list[RemovableHandle] = []
+        self._observed: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]] = {}
         self._losses, self._accumulate = step.lwm_losses, step._accumulate
         self._trained_parameters = training.trained_parameters
 
@@ -89,6 +94,8 @@ class _Loop:
             yield batch
         if self._student:
             self._student.eval()  # after the last update
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def trained_parameters(self, student: Network, recipe: Recipe) -> dict[str, nn.Parameter]:
         """Selects the trained parameters, and sets up the student's BatchNorm as the variant says."""
@@ -97,11 +104,27 @@ class _Loop:
         for norm in (m for block in trained for m in block.modules() if isinstance(m, nn.BatchNorm2d)):
             if self.variant.batch_norm == "frozen":
                 norm.requires_grad_(False)
-            elif self.variant.batch_norm == "trained":
+            elif self.variant.batch_norm != "affine":
                 for name, buffer in list(norm.named_buffers()):
                     setattr(norm, name, buffer.clone())  # until now shared with the teacher
-                norm.train()
+                norm.train(self.variant.batch_norm == "trained")
+                if self.variant.batch_norm == "followed":
+                    self._hooks.append(norm.register_forward_pre_hook(self._observe))
         return {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+
+    def _observe(self, norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        """Notes the mean and variance of a batch, as long as the student learns."""
+        if torch.is_grad_enabled():
+            x = inputs[0].detach().float()
+            self._observed[norm] = x.mean((0, 2, 3)), x.var((0, 2, 3))
+
+    def follow(self) -> None:
+        """Moves the kept statistics of BatchNorm a little towards those of the last batch."""
+        for norm, (mean, variance) in self._observed.items():
+            assert norm.running_mean is not None and norm.running_var is not None and norm.momentum
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance, norm.momentum)
+        self._observed.clear()
 
     def optimizer(self, parameters: Mapping[str, nn.Parameter]) -> _Optimizer:
         """Makes an optimiser that follows the schedule and decays weights."""
@@ -186,3 +209,4 @@ class _Optimizer(optimizer.MomentumSGD):
                 parameter.grad.add_(parameter, alpha=variant.weight_decay / scale)
         rates = {name: factor * rate for name, rate in learning_rates.items()}
         super().update(rates, momentum, scale)
+        self._loop.follow()
