@@ -21,7 +21,7 @@ which they work.
                         class); calibrate; doctor (finds photos that do harm) and findings;
                         inbox, inbox_watcher, inbox_teaching, inbox_record and inbox_folder (photos that
                         arrive in a folder)
-    proving its origin  custody: keys, signing, chain; also home.trust and proofs.verification
+    proving origin      custody: keys, signing, chain; also home.trust and proofs.verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     pages to look at    pages: facts, charts and report (about a home); moment (about an increment, with
                         photos); doctor (about photos that do harm)

@@ -197,7 +197,7 @@ def joined() -> Iterator[Ranks]:
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     ranks = Ranks(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     try:
-        ranks.gather(None)  # waits for all; otherwise, they could wait for one that failed before joining
+        ranks.gather(None)  # waits until all have joined, so that nobody trains while one is missing
         with warnings.catch_warnings():
             # The warning is harmless: copying gradients whose strides differ takes little time.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket")

@@ -36,7 +36,7 @@ _PIXEL_CACHE_BYTES = 64 * 1024 * 1024
 
 
 class PastChange(Report):
-    """Reports one change of a model, from the model's custody record and ledger.
+    """Reports one change to a model, as recorded in its custody record and ledger.
 
     Attributes:
         increment: Number of the change.

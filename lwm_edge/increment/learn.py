@@ -1,4 +1,4 @@
-"""Learns photos in this process, up to a model that can be committed: the main part of an increment.
+"""Learns from photos in this process and makes a model that can be committed: the main part of an increment.
 
 `add.add_classes` and `add.add_photos` run this module and then `commit`, in the caller's process or in worker
 processes.
@@ -44,7 +44,7 @@ from .verdict import (
 
 _EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the folds, the shipped classes, and drift
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
-# Staging takes about this share of the time that is predicted after the last photo; for the progress bar.
+# Share of the time predicted for all work after the last photo that staging takes; for the progress bar.
 _STAGING_SHARE = 0.2
 
 
@@ -133,7 +133,7 @@ def learn_classes(
 
 
 def _seconds_of_staging(task: Task) -> float:
-    """Predicts how long it takes to prepare the model and, if it was trained, to start committing it."""
+    """Predicts how long it takes to stage the model or, if it was trained, all work after the last photo."""
     ending = task.plan.ending_seconds or 0.0  # plans of older versions lack it
     return ending if task.plan.trains else _STAGING_SHARE * ending
 

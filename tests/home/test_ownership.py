@@ -1,4 +1,4 @@
-"""Changes, even failing ones, plans and `init` delete only what this program made.
+"""No change (even one that fails), plan or `init` deletes anything that this program did not make.
 
 tests/README.md publishes the counts.
 """
@@ -409,7 +409,7 @@ def test_only_four_modules_remove_files() -> None:
     removing = {"remove_file", "remove_link", "remove_folder"}
     callers = {module for module, tree in _modules() for _, call in _calls(tree) if call in removing}
     # storage removes its own staged files; inbox_folder removes its notes and, if the owner says so, photos;
-    # saved_training removes a file only after reading it as its own
+    # saved_training removes a file only after reading it and recognising it as its own
     assert callers == {"ownership", "saved_training", "storage", "inbox_folder"}
 
 

@@ -77,7 +77,7 @@ def shipped_probe(arrays: Arrays, manifest: Manifest) -> ParityProbe:
 
 
 def head_inputs_of_probe(network: Network) -> NDArray[np.float32]:
-    """Computes the head's inputs for the generated pictures [5, d] float32, which a bundle keeps."""
+    """Computes the head's inputs [5, d] float32 for the generated pictures; a bundle keeps these inputs."""
     import torch
 
     images = torch.from_numpy(generated_images(network.preprocessing.image_size))
