@@ -3,6 +3,7 @@
 
     python benchmarks/speed_instant.py PHOTOS RESULTS.json [--rounds 9] [--classes 5] [--photos 40]
     python benchmarks/speed_instant.py PHOTOS RESULTS.json --recipe lwm     measures the same with training
+    python benchmarks/speed_instant.py PHOTOS RESULTS.json --large png      ... with photos of 12 megapixels
 
 PHOTOS has one folder for each class. A base of ten classes is made from a pretrained EfficientNet-Lite0 at
 128 px. Then each round measures, in turn:
@@ -26,10 +27,11 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import psutil
 import typer
+from PIL import Image
 from provenance import provenance
 
 MIB = 2**20
@@ -66,6 +68,18 @@ def copy_classes(photos: Path, target: Path, first: int, classes: int, count: in
         (target / folder.name).mkdir(parents=True)
         for photo in sorted(folder.iterdir())[:count]:
             shutil.copy(photo, target / folder.name)
+
+
+def enlarge(folder: Path, kind: str) -> None:
+    """Replaces photos by ones of 12 megapixels: `jpeg`, `progressive` (another form of JPEG) or `png`."""
+    for path in folder.glob("*/*"):
+        with Image.open(path) as photo:
+            large = photo.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)
+        path.unlink()
+        if kind == "png":
+            large.save(path.with_suffix(".png"), compress_level=1)
+        else:
+            large.save(path.with_suffix(".jpg"), quality=90, progressive=kind == "progressive")
 
 
 def make_home(photos: Path, work: Path) -> None:
@@ -174,18 +188,23 @@ def main(
     classes: Annotated[int, typer.Option(min=1)] = 5,
     count: Annotated[int, typer.Option("--photos", min=5, help="Photos of each class.")] = 40,
     recipe: str = "auto",
+    large: Annotated[
+        Literal["jpeg", "progressive", "png"] | None, typer.Option(help="Scales the photos up, to this kind.")
+    ] = None,
 ) -> None:
     """Measures increments, and writes the figures."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         make_home(photos, work)
         copy_classes(photos, work / "new", BASE_CLASSES, classes, count)
+        if large:
+            enlarge(work / "new", large)
         measured = []
         for number in range(rounds + 1):
             found = {**time_command(work, recipe), **time_least(work), **imports_alone()}
             measured += [found] if number else []  # the first round warms the disk cache
     figures = summary(measured)
-    settings = {"classes": classes, "photos": count, "recipe": recipe}
+    settings = {"classes": classes, "photos": count, "recipe": recipe} | ({"large": large} if large else {})
     results.write_text(json.dumps({**provenance(), **settings, "figures": figures}, indent=1) + "\n")
     for name, value in figures.items():
         print(f"| {name} | {value['median']:.2f} | {value['smallest']:.2f} to {value['largest']:.2f} |")

@@ -97,6 +97,8 @@ def _report(
     frozen = _frozen_cache_bytes(job, config, candidate.strategy, limit - highest)
     all_photos = (job.photos + job.held_back) * job.photo_bytes
     cache = min(all_photos, int(_SHARE_FOR_CACHE * (limit - highest - frozen)))
+    if cache == all_photos == job.held_bytes:  # no photo is read again
+        highest = max(prediction.peak_without_reading_bytes, saving if checkpoints else 0)
     return PlanReport(
         micro_batch_size=candidate.micro_batch_size,
         micro_batches_per_update=-(-config.batch_size // candidate.micro_batch_size),

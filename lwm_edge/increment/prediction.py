@@ -42,9 +42,16 @@ class _Probe(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Predicts the peak memory of an increment that follows a candidate, and its seconds per image."""
+    """Predicts the memory and time of an increment that follows a candidate.
+
+    Attributes:
+        peak_bytes: Peak memory, if photos are read again.
+        peak_without_reading_bytes: Peak memory, if all photos stay in memory, so that none is read again.
+        seconds_per_image: Seconds per image.
+    """
 
     peak_bytes: int
+    peak_without_reading_bytes: int
     seconds_per_image: float
 
 
@@ -84,7 +91,8 @@ class Predictor:
         if not candidate.strategy.recompute and not self._may_fit(candidate.strategy):
             return None
         probe = self._probe(candidate.strategy)
-        return Prediction(self._peak(candidate, probe), probe.seconds_per_image)
+        without_reading = self._peak(candidate, probe, reads_again=False)
+        return Prediction(self._peak(candidate, probe), without_reading, probe.seconds_per_image)
 
     def smallest_limit(self) -> int:
         """Returns the smallest limit that would be enough for one of the strategies that were tried."""
@@ -99,9 +107,10 @@ class Predictor:
         needed = minimum_bytes(self._job) + in_precision(self._job.activation_bytes, strategy)
         return not self._job.trained_bytes or needed <= self._limit
 
-    def _peak(self, candidate: Candidate, probe: _Probe) -> int:
+    def _peak(self, candidate: Candidate, probe: _Probe, *, reads_again: bool = True) -> int:
         step = probe.peak_with(candidate.micro_batch_size)
         step += _overhead_bytes(self._job, self._config, candidate.prefetch)
+        step -= 0 if reads_again else self._job.decoding_bytes
         # What trials use in ONNX Runtime is freed before the model is written; what torch loads stays.
         idle_rss = self._rss_before_trials if self._job.loaded else self._job.rss_bytes()
         return int(MARGIN * max(step, idle_rss + _writing_bytes(self._job)))
@@ -119,8 +128,10 @@ class Predictor:
             return None
         peak, seconds = _measure_step(job, candidate.micro_batch_size, candidate.strategy)
         reset_peak_rss()
-        highest = max(_MARGIN_KEEPING_MEMORY * (peak + overhead), MARGIN * (idle_rss + _writing_bytes(job)))
-        return Prediction(int(highest), seconds)
+        writing = int(MARGIN * (idle_rss + _writing_bytes(job)))
+        training = int(_MARGIN_KEEPING_MEMORY * (peak + overhead))
+        reading = int(_MARGIN_KEEPING_MEMORY * job.decoding_bytes)
+        return Prediction(max(training, writing), max(training - reading, writing), seconds)
 
     def _probe(self, strategy: Strategy) -> _Probe:
         """Tries one image, and then several if they are certain to fit the limit."""

@@ -425,3 +425,23 @@ def test_photos_that_are_already_in_memory_do_not_change_the_plan(monkeypatch: p
     assert make_plan(holding, SHORT, 310 * MIB, "as set") == plan.model_copy(
         update={"predicted_seconds": make_plan(holding, SHORT, 310 * MIB, "as set").predicted_seconds}
     )
+
+
+@pytest.mark.parametrize(("held", "decoding_counts"), [(100, False), (99, True)])
+def test_reading_photos_counts_only_if_some_are_read_again(
+    monkeypatch: pytest.MonkeyPatch, held: int, decoding_counts: bool
+) -> None:
+    """A photo of 12 megapixels takes far more memory while it is read than the prepared one in the cache."""
+    job = replace(_Machine(monkeypatch).job, decoding_bytes=100 * MIB, held_bytes=held * 1000)
+    without = make_plan(replace(job, decoding_bytes=0), SHORT, 2000 * MIB, "as set")
+    plan = make_plan(job, SHORT, 2000 * MIB, "as set")
+    more = plan.predicted_peak_rss_bytes - without.predicted_peak_rss_bytes
+    assert (more == pytest.approx(105 * MIB)) is decoding_counts and (more == 0) is not decoding_counts
+
+
+def test_reading_photos_counts_if_the_limit_leaves_them_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All photos are in memory when the plan is made, but they may not stay there."""
+    job = replace(_Machine(monkeypatch).job, decoding_bytes=100 * MIB, photo_bytes=MIB, held_bytes=100 * MIB)
+    plan = make_plan(job, SHORT, 500 * MIB, "as set")
+    assert plan.pixel_cache_bytes < 100 * MIB
+    assert plan.predicted_peak_rss_bytes > 1.05 * (120 + 100) * MIB
