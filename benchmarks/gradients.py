@@ -89,7 +89,7 @@ class Watch:
         return {
             **{name: float(g.norm()) for name, g in zip(TERMS, (C, D, AD), strict=True)},
             "cosine": float(torch.cosine_similarity(D, AD, dim=0)),
-            "distance": float(losses[2]),  # type: ignore[arg-type]
+            "distance": float(losses[2].detach()),  # type: ignore[union-attr]
             "same class": float((best[0] == best[1]).float().mean()),
         }
 
