@@ -37,11 +37,21 @@ def find_trtexec() -> str:
     return found
 
 
+def has_option(trtexec: str, option: str) -> bool:
+    """Tells whether trtexec has an option.
+
+    From TensorRT 11 on, it has none for the precision, because the ONNX file alone sets that.
+    """
+    command = [trtexec, "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    return option in (shown.stdout + shown.stderr).split()
+
+
 def build(trtexec: str, onnx: Path, engine: Path, precision: str) -> None:
     """Builds an engine; a failed or interrupted build leaves no unfinished file under the engine's name."""
     staged = engine.with_suffix(".building")
     command = [trtexec, f"--onnx={onnx}", f"--saveEngine={staged}"]
-    if precision != "float32":
+    if precision != "float32" and has_option(trtexec, f"--{precision}"):
         command.append(f"--{precision}")
     finished = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if finished.returncode or not staged.is_file():

@@ -20,17 +20,29 @@ from lwm_edge.cli.commands import app
 from lwm_edge.demo import INCREMENTS, DemoRow
 from tests.support.pages import PAGES, ROOT, anchors, block, blocks, code_spans, commands, read
 
-RUN_BY_THE_GATE = "installs from a package index; `.ci/run` runs it in a fresh environment"
-EXEMPT = {  # blocks of commands that no test here runs, and why
-    "README.md demo-command": RUN_BY_THE_GATE,
-    "README.md test-command": RUN_BY_THE_GATE,
-    "deploy/README.md install-device": "installs from a package index, as the gate's commands do",
-    "deploy/README.md install-jetson": "installs from a package index, and needs a Jetson's own torch",
-    "deploy/README.md install-jetpack-6": "needs a Jetson",
-    "deploy/README.md install-release": "needs a release; .ci/release makes one, and installs it in this way",
-    "deploy/README.md owners-day": "cli/test_owners_day.py runs each line, and compares what it prints",
-    "examples/README.md several-processes": "takes minutes; tests/base/test_several_processes.py runs it",
-    "deploy/README.md install-instant": "installs from a package index; .ci/without_torch tests the result",
+# Every block of commands on these pages is in one of three tables; the blocks in PRINTED run here.
+FOLLOWED = ("README.md", "deploy/README.md", "examples/README.md")
+RUN_ELSEWHERE = {  # blocks that a script or another test runs as they are written, because they need more
+    "README.md demo-command": ".ci/run",
+    "README.md test-command": ".ci/run",
+    "deploy/README.md clone": ".ci/extended",
+    "deploy/README.md install-instant": ".ci/extended",
+    "deploy/README.md install-device": ".ci/extended",
+    "deploy/README.md install-jetson": ".ci/extended",
+    "deploy/README.md activate": ".ci/extended",
+    "deploy/README.md plan-training": ".ci/extended",
+    "deploy/README.md install-release": ".ci/release",
+    "deploy/README.md service": ".ci/live_systemd",
+    "deploy/README.md hand-over": "tests/test_tensorrt.py",
+    "deploy/README.md engine": "tests/test_tensorrt.py",
+    "deploy/README.md owners-day": "tests/cli/test_owners_day.py",
+    "examples/README.md several-processes": "tests/base/test_several_processes.py",
+}
+NEVER_RUN = {  # blocks that nothing runs, and why
+    "deploy/README.md install-jetpack-6": "needs a Jetson, and downloads for it",
+    "deploy/README.md install-jetpack-7-orin": "needs a Jetson, and downloads for it",
+    "deploy/README.md images": "needs Docker and a Jetson; .ci/container_image builds the first by buildah",
+    "deploy/README.md containers": "needs Docker; .ci/container_image runs such containers in namespaces",
 }
 TOO_LONG = {  # commands of which only the options are parsed, and why
     "protocol.py": "up to hours, on data that is not here; .ci/extended runs a small one",
@@ -80,6 +92,7 @@ PRINTED = {  # text that shows that a block did what the page says
     "examples/README.md base-path": ("small_resnet20", "32 classes"),
     "examples/README.md pack-path": ("Base made", "on 300 photos that it never saw", "256"),
 }
+COMMAND = r"(\$ |sudo |docker |git |python3? |\S*pip |\S*lwm-edge )"
 PARSE = """
 import importlib, json, pathlib, shlex, sys, typer
 sys.path.insert(0, "benchmarks")
@@ -125,15 +138,14 @@ def clone(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "deploy/README.md", "examples/README.md"])
+@pytest.mark.parametrize("page", FOLLOWED)
 def test_the_blocks_of_a_page_run_one_after_the_other(page: str, clone: Path) -> None:
     printed: dict[str, str] = {}
     for name, language, text in blocks(page):
         if language == "python":
             output = _run(f"python - <<'END'\n{text}\nEND", clone)
             printed[f"{page} python"] = printed.get(f"{page} python", "") + output
-        elif language == "sh" and f"{page} {name}" not in EXEMPT:
-            assert name, f"{page}: a block of commands without a name above it:\n{text}"
+        elif language == "sh" and f"{page} {name}" in PRINTED:
             printed[f"{page} {name}"] = _run(text, clone)
     assert printed.keys() == {name for name in PRINTED if name.startswith(f"{page} ")}
     for name, output in printed.items():
@@ -141,9 +153,17 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page: str, clone: Path) ->
         assert not missing, f"{name}: {missing} in\n{output}"
 
 
-def test_every_exempt_block_exists() -> None:
-    there = {f"{page} {b.name}" for page in PAGES for b in blocks(page) if b.language == "sh"}
-    assert EXEMPT.keys() <= there
+def test_every_block_of_commands_runs_here_or_elsewhere_or_never_for_a_reason() -> None:
+    on_pages = [f"{page} {b.name}" for page in FOLLOWED for b in blocks(page) if b.language == "sh"]
+    on_pages += {f"{page} python" for page in FOLLOWED for b in blocks(page) if b.language == "python"}
+    assert sorted(on_pages) == sorted([*PRINTED, *RUN_ELSEWHERE, *NEVER_RUN])
+    for block_on_page, runner in RUN_ELSEWHERE.items():
+        name = block_on_page.split()[1]
+        named = re.search(rf"(?<![\w-]){name}(?![\w-])", read(runner))
+        assert named, f"{runner} does not run {block_on_page}"
+
+
+def test_every_command_that_is_too_long_is_on_a_page() -> None:
     assert TOO_LONG.keys() == {_script(line) for line in _commands_of_the_benchmarks()} & TOO_LONG.keys()
 
 
@@ -151,8 +171,11 @@ def test_every_command_is_in_a_block_of_shell_or_python() -> None:
     for page in PAGES:
         for name, language, text in blocks(page):
             assert language in ("sh", "python", "toml", ""), (page, name)
-            hidden = re.search(r"^(\$ |python3? |pip |\S*lwm-edge )", text, re.MULTILINE)
+            hidden = re.search(rf"^{COMMAND}", text, re.MULTILINE)
             assert language in ("sh", "python") or not hidden, (page, text)
+        outside = re.sub(r"^```.*?^```$", "", read(page), flags=re.DOTALL | re.MULTILINE)
+        indented = re.search(rf"\n\n {{4,}}{COMMAND}.*", outside)
+        assert not indented, f"{page}: put this into a block between fences:{indented[0] if indented else ''}"
 
 
 def _commands_of_the_benchmarks() -> list[str]:

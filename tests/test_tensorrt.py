@@ -15,10 +15,13 @@ from lwm_edge import remove_class
 from lwm_edge.demo import DEMO_DATA
 from lwm_edge.home.home import Home
 from tests.support.folders import state_of
+from tests.support.pages import ROOT, block
 
+OPTIONS = "\n  --fp16  Enable fp16 precision\n  --int8  Enable int8 precision"  # up to TensorRT 10
 SCRIPT = Path(__file__).parents[1] / "deploy" / "tensorrt.py"
 FAKE_TRTEXEC = """#!/bin/sh
 for argument; do case $argument in
+  --help) echo "  --onnx=<file>  ONNX model$OPTIONS"; exit;;
   --onnx=*) onnx="${argument#--onnx=}";;
   --saveEngine=*) engine="${argument#--saveEngine=}";;
 esac; done
@@ -42,7 +45,7 @@ def run(tools: Path | None, *arguments: object, **environment: str) -> subproces
     log = str((tools or Path("/nowhere")) / "log")
     return subprocess.run(
         [sys.executable, SCRIPT, *map(str, arguments)],
-        env={**os.environ, "PATH": path, "LOG": log, **environment},
+        env={**os.environ, "PATH": path, "LOG": log, "OPTIONS": OPTIONS, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -79,6 +82,41 @@ def test_half_precision_is_compared_first(home: Home, tools: Path, tmp_path: Pat
     built = run(tools, home.path, "--fp16", "--batch", 4, "--photos", photos, "--engines", tmp_path / "e")
     assert built.returncode == 0, built.stderr
     assert "--fp16" in (tools / "log").read_text() and len(list((tmp_path / "e").iterdir())) == 1
+    options = ["--batch", 4, "--photos", photos, "--engines", tmp_path / "e"]
+    newer = run(tools, home.path, "--fp16", "--rebuild", *options, OPTIONS="")
+    assert newer.returncode == 0, newer.stderr
+    assert "--fp16" not in (tools / "log").read_text().splitlines()[-1]  # as since TensorRT 11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "folder", "form"), [("hand-over", "first_home", "float32"), ("engine", "HOME", "fp16")]
+)
+def test_the_commands_on_the_page_build_an_engine(
+    name: str, folder: str, form: str, home: Home, tools: Path, tmp_path: Path
+) -> None:
+    digest = home.open_bundle().manifest.model_digest
+    home.path.rename(tmp_path / folder)
+    (tmp_path / "deploy").symlink_to(SCRIPT.parent)
+    (tmp_path / "PHOTOS").symlink_to(DEMO_DATA / "test" / "base")
+    path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    made = subprocess.run(
+        ["bash", "-euc", block("deploy/README.md", name)],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": path,
+            "LOG": str(tools / "log"),
+            "OPTIONS": OPTIONS,
+            "PYTHONPATH": str(ROOT),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    engines = [path.name for path in (tmp_path / f"{folder}.engines").iterdir()]
+    assert engines == [f"{digest}-{form}-batch1.engine"]
 
 
 @pytest.mark.slow
