@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Shows how strongly each term of the loss pulls at the backbone while the paper's loop learns new classes.
 
-    python benchmarks/gradients.py DATA OUT.json --arch small_resnet20 --image-size 32 [--trial CHANGES ...]
+    python benchmarks/gradients.py DATA OUT.json --arch small_resnet20 --image-size 32 [--change CHANGE ...]
 
 The setting is that of `sweep.py`, with photos that no table of accuracies uses. A few times per epoch, the
 gradient of each weighted term is computed apart, for the same batch: its norm over the backbone's trained
@@ -134,20 +134,25 @@ def main(
     results: Annotated[Path, typer.Argument(metavar="OUT.json", help="File to write.")],
     arch: Annotated[str, typer.Option()],
     image_size: Annotated[int, typer.Option()],
-    trial: Annotated[list[str], typer.Option(help="Changes to the lead, as in sweep.py.")] = [""],  # noqa: B006
+    change: Annotated[list[str], typer.Option(help="Changes to the lead, as in sweep.py.")] = [""],  # noqa: B006
     seed: int = 7,
+    base_classes: int = 10,
+    step_classes: int = 10,
+    until: int = 30,
     new_photos: int = 100,
+    held_out: int = 100,
     base_epochs: int = 30,
 ) -> None:
     """Trains with each setting, and writes what was measured."""
     work = results.with_suffix("") / str(seed)
-    split, base = Split(data, work, seed, 10, 10, 30, new_photos, held_out=100), work / "base.lwm"
+    split = Split(data, work, seed, base_classes, step_classes, until, new_photos, held_out)
+    base = work / "base.lwm"
     if not base.exists():
         settings = {"architecture": arch, "image_size": image_size, "epochs": base_epochs, "grid": 0}
         settings |= {"learning_rate": 0.1, "held_back": 0.0}
         lwm_edge.build_base(split.train(0), base, base_config(**settings, seed=seed))
     material, runs = read_material(split, base, seed), []
-    for changes in trial:
+    for changes in change:
         method = method_of("lwm", changes)
         watch = Watch(recipe_of(method)[0].epochs)
         with patch.object(step, "_accumulate", watch.accumulate):

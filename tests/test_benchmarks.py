@@ -127,6 +127,18 @@ def test_the_sweep_runs_resumes_and_prints_its_table(data: Path, tmp_path: Path)
 
 
 @pytest.mark.extended
+def test_each_terms_gradient_is_measured(data: Path, tmp_path: Path) -> None:
+    results = tmp_path / "gradients.json"
+    options = [*SMALL, "--until", 6, "--new-photos", 10, "--held-out", 10, "--base-epochs", 1]
+    printed = _run("gradients.py", data, results, *options, "--change", "epochs=2,batch_size=2")
+    (run,) = json.loads(results.read_text())["runs"]
+    assert [(row["classes"], row["epoch"]) for row in run["rows"]] == [(4, 1), (4, 2), (6, 1), (6, 2)]
+    for row in run["rows"]:
+        assert min(row["L_C"], row["beta L_D"], row["gamma L_AD"]) > 0 and -1 <= row["cosine"] <= 1
+    assert printed.count("| `epochs=2,batch_size=2` |") == 4
+
+
+@pytest.mark.extended
 def test_random_kills_of_two_inboxes_leave_no_problem(tmp_path: Path) -> None:
     printed = _run("inbox_crash.py", tmp_path / "inbox-crash.json", "--kills", 12)
     result = json.loads((tmp_path / "inbox-crash.json").read_text())

@@ -47,6 +47,7 @@ NEVER_RUN = {  # blocks that nothing runs, and why
 TOO_LONG = {  # commands of which only the options are parsed, and why
     "protocol.py": "up to hours, on data that is not here; .ci/extended runs a small one",
     "sweep.py": "hours, on data that is not here; .ci/extended runs a small one",
+    "gradients.py": "minutes, on data that is not here; .ci/extended runs a small one",
     "attention_maps.py": "draws maps of the models that protocol.py made; .ci/extended runs a small one",
     "crash_rounds.py": "a minute; .ci/extended runs it",
     "failing_operations.py": "five minutes; .ci/extended runs it, and test_failing_operations.py runs a part",

@@ -261,6 +261,7 @@ def test_tables_that_scripts_print_are_in_the_page_as_they_print_them(
         ("several_processes", "several-processes.json", "runs"),
         ("trials", "sweep.json", "runs"),
         ("trials", "sweep-400-photos.json", "runs"),
+        ("gradients", "gradients.json", "runs"),
     ):
         importlib.import_module(script).print_table(_result(result)[key])
         printed = capsys.readouterr().out.strip()
