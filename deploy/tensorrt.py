@@ -38,13 +38,13 @@ def find_trtexec() -> str:
 
 
 def has_option(trtexec: str, option: str) -> bool:
-    """Tells whether trtexec has an option.
+    """Tells whether trtexec has an option, which is then at the start of a line of its help.
 
     From TensorRT 11 on, it has none for the precision, because the ONNX file alone sets that.
     """
     command = [trtexec, "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    return option in (shown.stdout + shown.stderr).split()
+    return bool(re.search(rf"^\s*{option}(?![\w-])", f"{shown.stdout}\n{shown.stderr}", re.MULTILINE))
 
 
 def build(trtexec: str, onnx: Path, engine: Path, precision: str) -> None:
@@ -100,7 +100,6 @@ def main() -> None:
     engines = (given.engines or home.with_name(f"{home.name}.engines")).resolve()
     if engines == home or home in engines.parents:
         sys.exit(f"{engines} is inside the home, which only lwm-edge writes to; choose a folder outside it")
-    engines.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory() as folder:
             onnx = Path(folder) / "classifier.onnx"
@@ -111,12 +110,15 @@ def main() -> None:
                 photos=given.photos,
             )
             digest = lwm_edge.export_onnx(home, onnx, form).model_digest
+            engines.mkdir(parents=True, exist_ok=True)
             engine = engines / f"{digest}-{given.precision}-batch{given.batch}.engine"
             if given.rebuild or not engine.is_file():
                 build(trtexec, onnx, engine, given.precision)
     except lwm_edge.LwmEdgeError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # the folder cannot be written to, or trtexec is not for this processor
+        sys.exit(str(error))
     for path in remove_others(engine):
         print(f"removed {path}")
     print(engine)

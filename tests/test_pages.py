@@ -159,9 +159,28 @@ def test_every_block_of_commands_runs_here_or_elsewhere_or_never_for_a_reason() 
     on_pages += {f"{page} python" for page in FOLLOWED for b in blocks(page) if b.language == "python"}
     assert sorted(on_pages) == sorted([*PRINTED, *RUN_ELSEWHERE, *NEVER_RUN])
     for block_on_page, runner in RUN_ELSEWHERE.items():
-        name = block_on_page.split()[1]
-        named = re.search(rf"(?<![\w-]){name}(?![\w-])", read(runner))
+        page, name = block_on_page.split()
+        by_a_test, by_a_script = f'"{name}"', rf"{_asked_for(page)}[^#\n]*(?<![\w-]){name}(?![\w-])"
+        named = re.search(by_a_test if runner.endswith(".py") else by_a_script, read(runner))
         assert named, f"{runner} does not run {block_on_page}"
+
+
+def _asked_for(page: str) -> str:
+    """Returns a pattern of what precedes the names of a page's blocks in the scripts that run them."""
+    return rf"(?:\.ci/block\"? {page} |\breadme_command |\bfor (?:way|block) in )"
+
+
+def test_scripts_get_a_block_as_it_is_written_and_no_other() -> None:
+    def printed(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([ROOT / ".ci/block", *arguments], capture_output=True, text=True, check=False)
+
+    for page in FOLLOWED:
+        for b in blocks(page):
+            assert not b.name or printed(page, b.name).stdout == b.text, b.name
+    for odd in ("install.instant", "install-.*", "clone\\|service", "a/b", "-n", ""):
+        refused = printed("deploy/README.md", odd)
+        assert (refused.returncode, refused.stdout) == (1, "") and "there is no block" in refused.stderr, odd
+    assert printed("deploy/README.md").returncode == 2
 
 
 def test_every_command_that_is_too_long_is_on_a_page() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import stat
 import subprocess
 import sys
@@ -88,6 +89,25 @@ def test_half_precision_is_compared_first(home: Home, tools: Path, tmp_path: Pat
     assert "--fp16" not in (tools / "log").read_text().splitlines()[-1]  # as since TensorRT 11
 
 
+@pytest.mark.parametrize(
+    ("shown", "has"),
+    [
+        ("--fp16                     Enable fp16 precision, in addition to fp32", True),
+        ("--fp16, --half  Enable fp16 precision", True),
+        ("--fp16=spec  Enable fp16 precision", True),
+        ("--stronglyTyped  Always on: the options --fp16 and --int8 were removed", False),
+        ("--fp16Weights  Store weights in fp16", False),
+        ("--fp16-io  Read and write fp16", False),
+        ("", False),
+    ],
+)
+def test_an_option_is_at_the_start_of_a_line_of_the_help(
+    shown: str, has: bool, tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPTIONS", f"\n  {shown}")
+    assert runpy.run_path(str(SCRIPT))["has_option"](str(tools / "trtexec"), "--fp16") is has
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "folder", "form"), [("hand-over", "first_home", "float32"), ("engine", "HOME", "fp16")]
@@ -124,6 +144,25 @@ def test_a_failed_build_leaves_nothing_behind(home: Home, tools: Path) -> None:
     failed = run(tools, home.path, BROKEN="1")
     assert failed.returncode == 1 and "&&&& FAILED" in failed.stderr
     assert list(home.path.with_name(f"{home.path.name}.engines").iterdir()) == []
+
+
+def test_a_home_that_does_not_exist_leaves_no_folder_behind(tools: Path, tmp_path: Path) -> None:
+    refused = run(tools, tmp_path / "nowhere")
+    assert refused.returncode == 4 and "nowhere does not exist" in refused.stderr
+    assert not (tmp_path / "nowhere.engines").exists()
+
+
+def test_a_folder_or_a_trtexec_that_cannot_be_used_is_named_in_one_line(
+    home: Home, tools: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    refused = run(tools, home.path, "--engines", tmp_path / "file")
+    assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1
+    assert str(tmp_path / "file") in refused.stderr
+    (tools / "trtexec").write_bytes(b"\x7fELF for another processor")
+    refused = run(tools, home.path)
+    assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1
+    assert str(tools / "trtexec") in refused.stderr
 
 
 def test_engines_inside_the_home_are_refused(home: Home, tools: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,7 @@ import pytest
 
 from lwm_edge import audit
 from tests.support.folders import DEMO_DATA, state_of
-from tests.support.pages import block, commands
-from tests.support.phone_folder import make
+from tests.support.pages import ROOT, block, commands
 
 PAGE, LOOKS_ONLY = "deploy/README.md", ("check", "--dry-run", "report", "audit", "predict")
 VARIES = r"\d[\d.]*(?= s\b|%)|\d+(?= of \d+ photos? recognised)|(?<=000.png: Bag).*"
@@ -38,7 +40,8 @@ def test_an_owners_day_prints_what_the_page_shows(
         home = tmp_path / "owners_home"
         before = state_of(home) if home.exists() else {}
         if program == "python":
-            make(tmp_path / arguments[-1])
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, check=True)
         elif program == "export":
             monkeypatch.setenv(*arguments[0].split("="))
         elif program == "rm":
