@@ -31,7 +31,8 @@ class Recipe(NamedTuple):
         trains: Whether that loss trains the backbone; if not, the backbone stays as it is.
         head: Way to learn the head: `trained` by the loss too, as in the paper, or `solved` in closed form
             from the class statistics, before and after any training; the training leaves it alone.
-        learning_rate: Learning rate of SGD; the paper's if the head is trained.
+        learning_rate: Learning rate of SGD for the backbone. The paper has one rate, 0.01, for everything; at
+            that rate the backbone forgets more (benchmarks/README.md, "Rates that serve small increments").
         max_gradient_norm: Norm to which the gradients of an update are clipped.
         head_learning_rate: Learning rate of the head's rows; 0 if the head is solved.
     """
@@ -46,13 +47,12 @@ class Recipe(NamedTuple):
 
     def adjusted(self, config: IncrementConfig) -> Recipe:
         """Returns the recipe with the user's numbers, wherever they are set and the recipe uses them."""
-        numbers = ("beta", "gamma", "learning_rate", "max_gradient_norm")
+        numbers = ("beta", "gamma", "learning_rate", "max_gradient_norm", "head_learning_rate")
         chosen = {name: getattr(config, name) for name in numbers}
-        chosen["head_learning_rate"] = config.head_learning_rate or config.learning_rate
         return self._replace(**{n: v for n, v in chosen.items() if v is not None and getattr(self, n)})
 
 
-_TRAINED_HEAD = {"learning_rate": 0.01, "head_learning_rate": 0.01, "max_gradient_norm": 2.0}
+_TRAINED_HEAD = {"learning_rate": 0.003, "head_learning_rate": 0.01, "max_gradient_norm": 2.0}
 RECIPES: dict[RecipeName, Recipe] = {
     "lwm": Recipe(1.0, 0.1, trains=True, head="trained", **_TRAINED_HEAD),
     "lwf-mc": Recipe(1.0, 0.0, trains=True, head="trained", **_TRAINED_HEAD),
@@ -158,9 +158,9 @@ class IncrementConfig(Settings):
     epochs: int = Field(default=10, ge=1, le=10_000)
     """Number of passes over the new photos."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """Constant learning rate of SGD; the recipe has a default."""
+    """Constant learning rate of SGD for the backbone; the recipe has a default."""
     head_learning_rate: float | None = Field(default=None, gt=0)
-    """Learning rate of the head, if the recipe trains it; unless set, it is learning_rate."""
+    """Learning rate of the head, if the recipe trains it; the recipe has a default."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""
     max_gradient_norm: float | None = Field(default=None, gt=0)

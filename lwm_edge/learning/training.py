@@ -108,7 +108,7 @@ def train_increment(
         loss, norm = float(L_C + recipe.beta * L_D + recipe.gamma * L_AD), optimizer.gradient_norm()
         for name, value in (("the loss", loss), ("the norm of the gradients", norm)):
             if not math.isfinite(value):
-                raise _diverged(f"{name} became {value} at step {batch.step + 1}", recipe, config)
+                raise _diverged(f"{name} became {value} at step {batch.step + 1}", recipe)
         # BatchNorm is frozen, so nothing else limits the length of a step.
         optimizer.update(rates, config.momentum, scale=max_norm / max(norm, max_norm))
 
@@ -118,7 +118,7 @@ def train_increment(
         after_step(state)
 
     if not all_finite(parameters.values()):  # no loss is computed after the last update
-        raise _diverged(f"the weights were no longer finite after step {total_steps}", recipe, config)
+        raise _diverged(f"the weights were no longer finite after step {total_steps}", recipe)
     student.requires_grad_(False)
     seconds, mean_losses = time.monotonic() - started, loss_sums / len(photos.photos)
     step_ms = 1000 * seconds / max(1, total_steps - done)
@@ -147,8 +147,8 @@ def _state(step: int, loss_sums: NDArray[np.float64], optimizer: MomentumSGD) ->
     return TrainingState(step, sums, optimizer.tensors())
 
 
-def _diverged(what_happened: str, recipe: Recipe, config: IncrementConfig) -> GateError:
-    heads_rate = config.head_learning_rate
+def _diverged(what_happened: str, recipe: Recipe) -> GateError:
+    heads_rate = recipe.head_learning_rate
     advice_on_head = f" and a head_learning_rate below {heads_rate}" if heads_rate else ""
     return GateError(
         f"{what_happened}; the model is unchanged: "

@@ -291,7 +291,8 @@ def test_a_dry_run_changes_nothing(home: Home, make_photos: PhotoMaker) -> None:
     plan = plan_increment(home, photos, QUICK)
     assert state_of(home.path) == before
     assert 100 * MIB < plan.predicted_peak_rss_bytes < plan.limit_bytes
-    assert plan.smallest_limit_bytes <= 1.02 * plan.predicted_peak_rss_bytes  # two plans may differ by 2%
+    # Two plans may differ by 2%, and with the smallest limit photos may have to be read again.
+    assert plan.smallest_limit_bytes <= 1.02 * plan.predicted_peak_rss_bytes + 100 * MIB
     with pytest.raises(ResourceError, match="nothing was trained"):
         plan_increment(home, photos, QUICK.model_copy(update={"max_memory": 50 * MIB}))
 

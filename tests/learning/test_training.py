@@ -184,7 +184,7 @@ def test_diverging_training_is_refused() -> None:
 
 def test_the_head_learning_rate_is_named_if_training_diverges() -> None:
     wild = {"head_learning_rate": 1e38, "max_gradient_norm": 1e30, "epochs": 3}
-    with pytest.raises(GateError, match=r"below 0\.01 and a head_learning_rate below 1e\+38"):
+    with pytest.raises(GateError, match=r"below 0\.003 and a head_learning_rate below 1e\+38"):
         _train(QUICK.model_copy(update=wild))
 
 
@@ -224,12 +224,11 @@ def test_the_head_can_have_a_separate_learning_rate() -> None:
     assert _equal(_tensors(faster.backbone), _tensors(as_the_rest.backbone))  # type: ignore[arg-type]
 
 
-def test_the_head_has_the_general_learning_rate_unless_its_own_is_set() -> None:
-    rates = [
-        RECIPES["lwm"].adjusted(IncrementConfig(recipe="lwm", **given)).head_learning_rate
-        for given in ({}, {"learning_rate": 0.5}, {"learning_rate": 0.5, "head_learning_rate": 0.25})
-    ]
-    assert rates == [0.01, 0.5, 0.25]
+def test_each_of_the_two_learning_rates_is_set_by_its_own_setting() -> None:
+    given: tuple[dict[str, float], ...] = ({}, {"learning_rate": 0.5}, {"head_learning_rate": 0.25})
+    adjusted = [RECIPES["lwm"].adjusted(IncrementConfig(recipe="lwm", **rates)) for rates in given]
+    rates = [(recipe.learning_rate, recipe.head_learning_rate) for recipe in adjusted]
+    assert rates == [(0.003, 0.01), (0.5, 0.01), (0.003, 0.25)]
 
 
 def test_a_solved_head_is_not_trained() -> None:
