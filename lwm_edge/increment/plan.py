@@ -97,7 +97,8 @@ def _report(
     frozen = _frozen_cache_bytes(job, config, candidate.strategy, limit - highest)
     all_photos = (job.photos + job.held_back) * job.photo_bytes
     cache = min(all_photos, int(_SHARE_FOR_CACHE * (limit - highest - frozen)))
-    if cache == all_photos == job.held_bytes:  # no photo is read again
+    keeps_all_photos = cache == all_photos == job.held_bytes
+    if keeps_all_photos:
         highest = max(prediction.peak_without_reading_bytes, saving if checkpoints else 0)
     return PlanReport(
         micro_batch_size=candidate.micro_batch_size,
@@ -109,6 +110,7 @@ def _report(
         checkpoints=checkpoints,
         frozen_cache_bytes=frozen,
         pixel_cache_bytes=cache,
+        keeps_all_photos=keeps_all_photos,
         limit_bytes=limit,
         limit_source=limit_source,
         predicted_peak_rss_bytes=highest + frozen + cache,

@@ -33,6 +33,8 @@ class PlanReport(Report):
         checkpoints: Whether the training can be saved; if not, interrupted training starts over.
         frozen_cache_bytes: Maximum bytes of the frozen blocks' outputs that are kept for all epochs.
         pixel_cache_bytes: Maximum bytes of prepared photos that are kept in memory.
+        keeps_all_photos: Whether all prepared photos stay in memory. No photo is then read again, and the
+            predicted peak leaves out the memory for reading one.
         limit_bytes: Maximum memory that the learning process may take.
         limit_source: Origin of `limit_bytes`, in words.
         predicted_peak_rss_bytes: Peak memory that the learning process is predicted to take.
@@ -55,6 +57,7 @@ class PlanReport(Report):
     checkpoints: bool
     frozen_cache_bytes: int = 0
     pixel_cache_bytes: int
+    keeps_all_photos: bool = False
     limit_bytes: int
     limit_source: str
     predicted_peak_rss_bytes: int

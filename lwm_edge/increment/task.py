@@ -109,7 +109,7 @@ def set_up(
     saved = SavedTraining(home.training, parent.manifest, folder, photos.to_learn, config, approach.recipe)
     limit, limit_source = memory_limit(config)
     left_off = None if config.fresh else saved.plan()
-    plan = left_off if left_off and _still_fits(left_off, config, limit) else None
+    plan = left_off if left_off and _still_fits(left_off, photos, config, limit) else None
     if plan is None:
         job = learner.describe_job(
             photos,
@@ -189,8 +189,14 @@ def _make_learner(parent: Bundle, approach: Approach, new_classes: int, config: 
     return TrainingLearner(parent, approach, new_classes, config)
 
 
-def _still_fits(plan: PlanReport, config: IncrementConfig, limit: int) -> bool:
-    """Returns whether a stored plan still fits the settings and the limit."""
+def _still_fits(plan: PlanReport, photos: NewPhotos, config: IncrementConfig, limit: int) -> bool:
+    """Returns whether a stored plan still fits the photos in memory, the settings and the limit.
+
+    A plan that keeps all photos has no room for reading one, so all of them must be in memory again.
+    """
+    held_bytes = photos.to_learn.cache.held_bytes
+    if plan.keeps_all_photos and held_bytes != plan.pixel_cache_bytes:
+        return False
     same_size = config.micro_batch_size in (None, plan.micro_batch_size)
     return same_size and plan.predicted_peak_rss_bytes <= limit
 
@@ -220,6 +226,7 @@ def _read_photos(
         limit_bytes=limit,
         on_progress=on_progress,
     )
+    cache.keep_only(photo.path for photos in photo_folder.photos for photo in photos)  # not what is left out
     if not more:
         _check_capacity(manifest, photo_folder.class_names)
     splits = [split_held_back(photos, config.held_back, config.seed) for photos in photo_folder.photos]

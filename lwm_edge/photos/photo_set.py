@@ -105,10 +105,15 @@ class PixelCache:
             _, pixels = self._held.popitem()
             self._bytes -= pixels.nbytes
 
+    def keep_only(self, paths: Iterable[Path]) -> None:
+        """Drops all photos but these."""
+        kept = set(paths)
+        self._held = {path: pixels for path, pixels in self._held.items() if path in kept}
+        self._bytes = sum(pixels.nbytes for pixels in self._held.values())
+
     def forget(self) -> None:
         """Drops all photos."""
-        self._held.clear()
-        self._bytes = 0
+        self.keep_only(())
 
 
 def augment(pixels: Pixels, generator: np.random.Generator) -> Pixels:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +24,14 @@ from lwm_edge.increment import prediction
 from lwm_edge.increment.job import Job, Loaded, Strategy, candidates
 from lwm_edge.increment.plan import check_disk, make_plan, memory_limit
 from lwm_edge.increment.rehearsal import saved_activation_bytes, try_step
+from lwm_edge.increment.task import set_up
+from lwm_edge.increment.timing import Timer
 from lwm_edge.learning.config import RECIPES
+from lwm_edge.memory import rss_bytes
 from lwm_edge.model import precision
 from lwm_edge.model.loading import load_network
+from lwm_edge.photos import photo_set
+from lwm_edge.records import ignore_progress
 from tests.support.folders import PhotoMaker, state_of
 from tests.support.networks import fresh_network, teacher_and_student
 from tests.support.samples import PLAN, QUICK
@@ -438,6 +445,7 @@ def test_reading_photos_counts_only_if_some_are_read_again(
     plan = make_plan(job, SHORT, 2000 * MIB, "as set")
     more = plan.predicted_peak_rss_bytes - without.predicted_peak_rss_bytes
     assert (more == pytest.approx(105 * MIB)) is decoding_counts and (more == 0) is not decoding_counts
+    assert plan.keeps_all_photos is not decoding_counts
 
 
 def test_reading_photos_counts_if_the_limit_leaves_them_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,3 +454,20 @@ def test_reading_photos_counts_if_the_limit_leaves_them_no_room(monkeypatch: pyt
     plan = make_plan(job, SHORT, 500 * MIB, "as set")
     assert plan.pixel_cache_bytes < 100 * MIB
     assert plan.predicted_peak_rss_bytes > 1.05 * (120 + 100) * MIB
+
+
+def test_photos_that_are_left_out_take_no_room_from_those_that_are_learnt(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = make_photos("Bag")
+    shutil.copy(next((photos / "Bag").iterdir()), photos / "Bag" / "0-again.png")
+    config = IncrementConfig(recipe="lda", device="cpu", max_memory=rss_bytes() + 2**30)
+    task = set_up(home, photos, config, ignore_progress, Timer(time.monotonic()))
+    assert task.photos.skipped and task.plan.keeps_all_photos
+
+    def read_again(path: Path, *how: object) -> None:
+        raise AssertionError(f"{path} is read again")
+
+    monkeypatch.setattr(photo_set, "read_photo", read_again)
+    for some in (task.photos.to_learn, task.photos.held_back):
+        some.load(range(len(some.photos)))

@@ -20,12 +20,16 @@ from lwm_edge import IncrementConfig, add_classes, audit, plan_increment, storag
 from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
 from lwm_edge.home.home import Home, open_home
 from lwm_edge.home.ownership import CHECKPOINT_HEADER
-from lwm_edge.increment import job, plan, rehearsal, trained
+from lwm_edge.increment import job, plan, rehearsal, task, trained
 from lwm_edge.increment import process as process_module
 from lwm_edge.increment.learn import learn_classes
-from lwm_edge.increment.resume import SavedTraining
+from lwm_edge.increment.reports import PlanReport
+from lwm_edge.increment.resume import SavedTraining, read_header
+from lwm_edge.increment.task import set_up
+from lwm_edge.increment.timing import Timer
 from lwm_edge.learning import training
 from lwm_edge.learning.batches import Batch
+from lwm_edge.learning.config import RECIPES
 from lwm_edge.learning.step import accumulate_gradients
 from lwm_edge.learning.training import TrainingState
 from lwm_edge.model.network import Network
@@ -106,6 +110,41 @@ def test_other_photos_or_settings_are_refused(home: Home, make_photos: PhotoMake
     seen: list[Progress] = []
     add_classes(home, photos, fresh, on_progress=seen.append, isolate=False)
     assert next(p.done for p in seen if p.phase == "train") == 1
+
+
+@pytest.mark.parametrize("rate", [None, 0.05])
+def test_training_that_began_with_the_recipes_older_rates_is_not_continued(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, rate: float | None
+) -> None:
+    """The head's rate was once 0.01, or the backbone's if that was set."""
+    photos, config = make_photos("Bag", "Shirt"), THREE_EPOCHS.model_copy(update={"learning_rate": rate})
+    with monkeypatch.context() as patch:
+        older = RECIPES["lwm"]._replace(learning_rate=0.01, head_learning_rate=rate or 0.01)
+        patch.setitem(RECIPES, "lwm", older)
+        _stop_after(home, photos, 1, config)
+    with pytest.raises(ConfigError, match=r"step 1.*--fresh") as refused:
+        add_classes(home, photos, config, isolate=False)
+    assert "another version of lwm-edge began it" in refused.value.problems[0]
+
+
+def test_a_plan_without_room_for_reading_photos_ends_where_they_no_longer_stay_in_memory(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = make_photos("Bag", "Shirt")
+    monkeypatch.setattr(task, "decoding_bytes", lambda here: 100 * 2**20)
+    _stop_after(home, photos, 2)
+
+    def resumed(photos: Path) -> PlanReport:
+        with home.lock():
+            return set_up(home, photos, THREE_EPOCHS, ignore_progress, Timer(time.monotonic())).plan
+
+    first = resumed(photos)
+    header = read_header(home.training)
+    assert header and first == header.plan and first.keeps_all_photos
+    monkeypatch.setattr(task, "SHARE_FOR_CHECKED_PHOTOS", 0.0)  # as with a tight --max-memory
+    second = resumed(photos)
+    assert not second.keeps_all_photos
+    assert second.predicted_peak_rss_bytes > first.predicted_peak_rss_bytes + 50 * 2**20
 
 
 def test_a_smaller_micro_batch_makes_another_plan(home: Home, make_photos: PhotoMaker) -> None:

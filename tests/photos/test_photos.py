@@ -640,6 +640,15 @@ def test_a_cache_with_a_smaller_limit_drops_photos_until_the_rest_fit(tmp_path):
     assert cache.held_bytes == 0
 
 
+def test_a_cache_can_drop_the_photos_that_are_not_used(tmp_path: Path) -> None:
+    paths = sorted(add_class(tmp_path, "Coat", real_photos("Coat", 3)).iterdir())
+    cache = PixelCache(2 * 2352)
+    first, *_ = (cache.read(path, FASHION_SIZE) for path in paths)
+    cache.keep_only([paths[0], paths[2]])  # there was no room for the last one
+    assert cache.held_bytes == 2352 and cache.read(paths[0], FASHION_SIZE) is first
+    assert cache.read(paths[2], FASHION_SIZE) is cache.read(paths[2], FASHION_SIZE)
+
+
 def test_the_cache_returns_the_same_pixels_as_the_file_and_they_cannot_be_written_to():
     cache = PixelCache(4 * 2352)
     for path in real_photos("Dress", 6) * 2:
