@@ -17,23 +17,29 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return _output_of("git", "describe", "--always", "--dirty", "--exclude=*")
+
+
+def _output_of(*command: str) -> str | None:
+    """Returns what a program prints; None if it prints nothing, or is not installed."""
     try:
         found = subprocess.run(
             command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
         ).stdout
-    except OSError:  # no git here
+    except OSError:
         return None
     return found.strip() or None
 
 
 def _machine() -> dict[str, Any]:
-    return {
+    machine: dict[str, Any] = {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "torch": metadata.version("torch"),
         "lwm_edge": metadata.version("lwm-edge"),
     }
+    gpu = _output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    return machine | ({"gpu": gpu} if gpu else {})
 
 
 def _processor() -> str:

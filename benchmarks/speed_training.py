@@ -76,7 +76,8 @@ def make_pair(arch: str, frozen: int, folder: Path) -> tuple[Network, Network]:
 
 def accumulate_by_autograd(student: Network, teacher: Network, batch: Batch, recipe: Recipe) -> None:
     """Computes the gradients of LwM's loss with Grad-CAM by its definition."""
-    images, labels, N = torch.from_numpy(batch.pixels), torch.tensor(batch.labels), teacher.classes
+    device, N = student.head.weight.device, teacher.classes
+    images, labels = torch.from_numpy(batch.pixels).to(device), torch.tensor(batch.labels, device=device)
     shared = student.stem(images)
     features, logits = student.after_stem(shared)
     with torch.no_grad():
@@ -100,9 +101,10 @@ def make_step(
     precision: Precision,
     folder: Path,
     until: ExitStack,
+    device: torch.device,
 ) -> Callable[[], None]:
     """Returns a function that makes one update with tiny rates; it works until the stack is closed."""
-    teacher, student = make_pair(arch, frozen, folder)
+    teacher, student = (network.to(device) for network in make_pair(arch, frozen, folder))
     until.enter_context(channels_last(student, teacher, precision, True))
     recipe = RECIPES["lwm" if name == AUTOGRAD else name]
     parameters = trained_parameters(student, recipe)
@@ -117,26 +119,34 @@ def make_step(
         else:
             accumulate_gradients(student, teacher, batch, count, recipe, "sigmoid", precision)
         optimizer.update(rates, 0.9, 1 / max(1.0, optimizer.gradient_norm()))
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # a GPU computes on while the program goes on
 
     return step
 
 
 def measure_steps(
-    architectures: list[str], threads: list[int], rounds: int, clock: Callable[[], float]
+    architectures: list[str],
+    threads: list[int],
+    rounds: int,
+    clock: Callable[[], float],
+    device: torch.device,
 ) -> list[dict[str, Any]]:
     """Times the variants of a step in turn."""
     rows = []
-    reduced: tuple[Precision, ...] = ("bfloat16",) if has_bfloat16(torch.device("cpu")) else ()
+    reduced: tuple[Precision, ...] = ("bfloat16",) if has_bfloat16(device) else ()
     precisions: tuple[Precision, ...] = ("float32", *reduced)
     for arch in architectures:
         for frozen in (0, FROZEN[arch]):
             with tempfile.TemporaryDirectory() as folder, ExitStack() as until:
                 steps = {
-                    f"{name} {precision}": make_step(arch, frozen, name, precision, Path(folder), until)
+                    f"{name} {precision}": make_step(
+                        arch, frozen, name, precision, Path(folder), until, device
+                    )
                     for precision in precisions
                     for name in RECIPE_NAMES
                 }
-                steps[AUTOGRAD] = make_step(arch, frozen, AUTOGRAD, "float32", Path(folder), until)
+                steps[AUTOGRAD] = make_step(arch, frozen, AUTOGRAD, "float32", Path(folder), until, device)
                 for count in threads:
                     torch.set_num_threads(count)
                     seconds = in_turn(steps, rounds, clock)
@@ -169,7 +179,7 @@ def print_table(measured: dict[str, Any]) -> None:
         print("|---" * (len(names) + 4) + "|")
     for row in steps or ():
         ratios = [_shown(value) for part in ("by_finetune", "lwm_by_lwf_mc") for value in row[part].values()]
-        milliseconds = f"{row['finetune_ms']['median']:.0f}"
+        milliseconds = f"{row['finetune_ms']['median']:.3g}"
         cells = [row["arch"], str(row["frozen_blocks"]), str(row["threads"]), milliseconds, *ratios]
         print("| " + " | ".join(cells) + " |")
     if reader := measured.get("reader"):
@@ -198,6 +208,7 @@ def main(
     busy: Annotated[
         bool, typer.Option("--busy", help="Measure the steps' processor time, because the machine is busy.")
     ] = False,
+    device: Annotated[str, typer.Option(help="Device of the steps: cpu or cuda.")] = "cpu",
     photos: Annotated[Path | None, typer.Option(help="Folder of photos; by default, they are made.")] = None,
     image_size: Annotated[int, typer.Option(help="Side to which the reader scales photos.")] = 128,
     base: Annotated[
@@ -207,6 +218,8 @@ def main(
 ) -> None:
     """Makes the measurements, and writes the results."""
     measured: dict[str, Any] = {"steps_clock": "processor time" if busy else "wall time"}
+    if device == "cuda":
+        measured["gpu"] = torch.cuda.get_device_name()
     clock = time.process_time if busy else time.perf_counter
     if "stream" in part:  # first, before this process's allocator is limited below
         measured["stream"] = [measure_stream(base, name, rounds) for name in recipe]
@@ -217,7 +230,7 @@ def main(
             measured["reader"] = measure_reader(photos, image_size, rounds)
             print(json.dumps(measured["reader"]), flush=True)
         if "steps" in part:
-            measured["steps"] = measure_steps(arch, threads, rounds, clock)
+            measured["steps"] = measure_steps(arch, threads, rounds, clock, torch.device(device))
     results.write_text(json.dumps({**provenance(), "rounds": rounds, "measured": measured}, indent=1) + "\n")
     print_table(measured)
 

@@ -44,6 +44,12 @@ _OUT_OF_MEMORY_WORDS = (
     "failed to map segment",  # the loader's words when there is no memory for a library
     "can't start new thread",  # each thread needs memory, and counts towards a limit
 )
+_OUT_OF_GPU_MEMORY_WORDS = (
+    "cuda out of memory",
+    "cuda error: out of memory",
+    "status_alloc_failed",  # as cuBLAS and cuDNN say it
+    "nvml_success == r",  # torch's words on a Jetson: https://github.com/pytorch/pytorch/issues/185240
+)
 _OTHER_FILE_SYSTEM = "a home needs them, so choose a folder on another file system, such as ext4"
 
 SOME_PHOTOS_FAILED = 9
@@ -198,13 +204,25 @@ def os_failure(action: str, where: object, error: OSError) -> LwmEdgeError:
 def ran_out_of_memory(error: Exception) -> bool:
     """Returns whether an error, Python's or another library's, means a lack of memory or threads."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY_WORDS)
+    words_for_it = (*_OUT_OF_MEMORY_WORDS, *_OUT_OF_GPU_MEMORY_WORDS)
+    return isinstance(error, MemoryError) or any(words in text for words in words_for_it)
+
+
+def ran_out_of_gpu_memory(error: Exception) -> bool:
+    """Returns whether an error means that a GPU has too little free memory."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_GPU_MEMORY_WORDS)
 
 
 def known(error: Exception) -> LwmEdgeError:
     """Turns any error into an LwmEdgeError."""
     if isinstance(error, LwmEdgeError):
         return error
+    if ran_out_of_gpu_memory(error):
+        return ResourceError(
+            f"the GPU ran out of memory ({first_line(error)}); close other programs that use it, or try "
+            "again with a smaller batch_size, or with device cpu"
+        )
     if ran_out_of_memory(error):
         return ResourceError(
             f"the system ran out of memory or threads ({first_line(error)}); close other programs, or "

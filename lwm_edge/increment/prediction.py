@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
+from ..errors import ResourceError
 from ..freed_memory import drop_library_pages
 from ..learning.config import IncrementConfig
 from ..memory import peak_rss_bytes, reset_peak_rss
@@ -126,7 +128,10 @@ class Predictor:
         )
         if idle_rss + _MAX_KEPT_FACTOR * (step - idle_rss) + overhead > self._limit - job.held_bytes:
             return None
-        peak, seconds = _measure_step(job, candidate.micro_batch_size, candidate.strategy)
+        try:
+            peak, seconds = _measure_step(job, candidate.micro_batch_size, candidate.strategy)
+        except ResourceError:  # a GPU has no memory for so many images
+            return None
         reset_peak_rss()
         writing = int(MARGIN * (idle_rss + _writing_bytes(job)))
         training = int(_MARGIN_KEEPING_MEMORY * (peak + overhead))
@@ -144,10 +149,11 @@ class Predictor:
         peak, seconds = _measure_step(job, 1, strategy)
         image_bytes = in_precision(job.activation_bytes, strategy)
         if peak + PROBED_IMAGES * image_bytes <= self._limit - job.held_bytes:
-            peak_of_several, seconds_of_several = _measure_step(job, PROBED_IMAGES, strategy)
-            seen = max(peak_of_several - peak, 0) // (PROBED_IMAGES - 1)
-            image_bytes = seen if strategy.recompute else max(image_bytes, seen)
-            seconds = min(seconds, seconds_of_several)
+            with suppress(ResourceError):  # a GPU may have no memory for several
+                peak_of_several, seconds_of_several = _measure_step(job, PROBED_IMAGES, strategy)
+                seen = max(peak_of_several - peak, 0) // (PROBED_IMAGES - 1)
+                image_bytes = seen if strategy.recompute else max(image_bytes, seen)
+                seconds = min(seconds, seconds_of_several)
         reset_peak_rss()  # the trial's peak must not count as the increment's
         self._probes[strategy] = _Probe(peak, image_bytes, seconds)
         return self._probes[strategy]
@@ -157,6 +163,9 @@ def _measure_step(job: Job, images: int, strategy: Strategy) -> tuple[int, float
     """Measures a step: its peak memory, less the photos in memory, and its seconds per image.
 
     A step has two micro-batches of `images` each.
+
+    Raises:
+        ResourceError: A GPU has too little memory for the step.
     """
     job.before_step()
     reset_peak_rss()

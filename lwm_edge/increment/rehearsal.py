@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import ran_out_of_gpu_memory
 from ..freed_memory import drop_mapped_pages, freed_memory_kept
 from ..learning.batches import Batch
 from ..learning.config import IncrementConfig, Recipe
 from ..learning.frozen import frozen_bytes
+from ..learning.gpu_memory import no_room_for_one_image
 from ..learning.layout import channels_last
 from ..learning.optimizer import MomentumSGD
 from ..learning.step import accumulate_gradients
@@ -93,13 +95,23 @@ def try_step(
     classification: Activation,
     precision: Precision = "float32",
 ) -> None:
-    """Does a training step of two micro-batches of grey images, and changes nothing."""
+    """Does a training step of two micro-batches of grey images, and changes nothing.
+
+    Raises:
+        ResourceError: The GPU has too little memory; the message is that for a single image.
+    """
     size = student.preprocessing.image_size
     pixels = np.full((images, size, size, 3), 128, dtype=np.uint8)
     optimizer = MomentumSGD(trained_parameters(student, recipe))
     grey = Batch(step=0, labels=[teacher.classes] * 2 * images, pixels=np.concatenate([pixels, pixels]))
-    accumulate_gradients(student, teacher, grey, images, recipe, classification, precision)
-    optimizer.forget_gradients()
+    try:
+        accumulate_gradients(student, teacher, grey, images, recipe, classification, precision)
+    except RuntimeError as error:
+        if ran_out_of_gpu_memory(error):
+            raise no_room_for_one_image() from error
+        raise
+    finally:
+        optimizer.forget_gradients()
 
 
 def saved_activation_bytes(student: Network) -> int:

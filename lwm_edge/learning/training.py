@@ -11,11 +11,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from ..records import Progress, ProgressCallback
 from .batches import Batch, Pace, loaded_batches
 from .config import IncrementConfig, Recipe
 from .frozen import FrozenOutputs, keep_frozen_outputs
+from .gpu_memory import as_gpu_memory_allows
 from .optimizer import MomentumSGD, all_finite
 from .reports import TrainingReport
 from .step import accumulate_gradients
@@ -83,6 +83,7 @@ def train_increment(
 
     Raises:
         GateError: The loss, a gradient or a weight is no longer finite.
+        ResourceError: The GPU has too little memory for a single image.
     """
     parameters = trained_parameters(student, recipe)
     optimizer, rates = MomentumSGD(parameters), learning_rates(parameters, recipe)
@@ -91,7 +92,10 @@ def train_increment(
     total_steps = config.epochs * steps_per_epoch
     done, loss_sums = _resume(resume, optimizer)
     started = time.monotonic()
-    frozen = keep_frozen_outputs(student, photos, pace, on_progress)
+    frozen, pace = as_gpu_memory_allows(
+        lambda pace: keep_frozen_outputs(student, photos, pace, on_progress), pace
+    )
+    accumulate = partial(_accumulate, student, teacher, recipe, classification, frozen, optimizer)
     state = _state(done, loss_sums, optimizer)
 
     def save_or_stop() -> None:
@@ -101,9 +105,7 @@ def train_increment(
     for batch in loaded_batches(photos, config, pace.prefetch, done, len(frozen), save_or_stop):
         if batch.step % steps_per_epoch == 0:
             loss_sums = np.zeros(3)
-        batch_losses, pace = _accumulate_as_memory_allows(
-            student, teacher, batch, recipe, classification, pace, frozen, optimizer
-        )
+        batch_losses, pace = as_gpu_memory_allows(partial(accumulate, batch), pace)
         L_C, L_D, L_AD = batch_losses
         loss, norm = float(L_C + recipe.beta * L_D + recipe.gamma * L_AD), optimizer.gradient_norm()
         for name, value in (("the loss", loss), ("the norm of the gradients", norm)):
@@ -172,33 +174,20 @@ def _report(
     )
 
 
-def _accumulate_as_memory_allows(
+def _accumulate(
     student: Network,
     teacher: Network,
-    batch: Batch,
     recipe: Recipe,
     classification: Activation,
-    pace: Pace,
     frozen: FrozenOutputs,
     optimizer: MomentumSGD,
-) -> tuple[NDArray[np.float64], Pace]:
-    """Accumulates a batch's gradients, halving the micro-batch until the GPU has room for it.
-
-    Returns:
-        L_C, L_D and L_AD of the batch, and the pace with the micro-batch size that fitted.
-    """
-    while True:
-        try:
-            size, precision = pace.micro_batch_size, pace.precision
-            losses = accumulate_gradients(
-                student, teacher, batch, size, recipe, classification, precision, frozen
-            )
-            return losses, pace
-        except torch.cuda.OutOfMemoryError:
-            if pace.micro_batch_size == 1:
-                raise
-            pace = replace(pace, micro_batch_size=pace.micro_batch_size // 2)
-            optimizer.forget_gradients()
+    batch: Batch,
+    pace: Pace,
+) -> NDArray[np.float64]:
+    """Adds up a batch's gradients, starting from none; returns L_C, L_D and L_AD of the batch."""
+    optimizer.forget_gradients()  # an earlier try may have ended in the middle
+    size, precision = pace.micro_batch_size, pace.precision
+    return accumulate_gradients(student, teacher, batch, size, recipe, classification, precision, frozen)
 
 
 def trained_parameters(student: Network, recipe: Recipe) -> dict[str, nn.Parameter]:

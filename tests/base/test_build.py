@@ -28,9 +28,10 @@ from lwm_edge.model.onnx.parity import generated_images
 from lwm_edge.records import Progress
 from tests.support.folders import PhotoMaker, photo_folder
 from tests.support.networks import fresh_network
+from tests.support.samples import DEVICE
 
 TINY = BaseConfig(
-    architecture="small_resnet20", image_size=28, capacity=8, epochs=1, batch_size=8, device="cpu"
+    architecture="small_resnet20", image_size=28, capacity=8, epochs=1, batch_size=8, device=DEVICE
 )
 WHOLE = TINY.model_copy(update={"held_back": 0.0})  # so that the base ships with the trained head
 PLAIN = WHOLE.model_copy(update={"grid": 0})
@@ -251,7 +252,7 @@ def test_pretrained_weights_from_a_package_can_be_partly_frozen(
         epochs=1,
         batch_size=8,
         frozen_blocks=14,
-        device="cpu",
+        device=DEVICE,
     )
     report = build_base(make_photos("Bag", "Trouser", count=20), tmp_path / "base.lwm", config)
     assert report.unseen is not None and report.unseen.accuracy > 0.7

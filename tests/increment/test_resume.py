@@ -37,7 +37,8 @@ from lwm_edge.records import Progress, ignore_progress
 from tests.support.folders import PhotoMaker, state_of
 from tests.support.samples import QUICK
 
-THREE_EPOCHS = QUICK.model_copy(update={"epochs": 3, "batch_size": 4})
+# A GPU's rounding differs from run to run.
+THREE_EPOCHS = QUICK.model_copy(update={"epochs": 3, "batch_size": 4, "device": "cpu"})
 
 
 def _stop_after(home: Home, photos: Path, steps: int, config: IncrementConfig = THREE_EPOCHS) -> None:

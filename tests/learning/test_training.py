@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lwm_edge.errors import GateError, StoppedError
+from lwm_edge.errors import GateError, ResourceError, StoppedError
 from lwm_edge.learning import step, training
 from lwm_edge.learning.attention import attention_map
 from lwm_edge.learning.batches import Batch, Pace
@@ -23,6 +23,7 @@ from lwm_edge.learning.frozen import frozen_bytes
 from lwm_edge.learning.reports import TrainingReport
 from lwm_edge.learning.step import Losses, Outputs, accumulate_gradients, lwm_losses
 from lwm_edge.learning.training import TrainingState, train_increment, trained_parameters
+from lwm_edge.model.levels import Activations
 from lwm_edge.model.network import Network
 from lwm_edge.model.precision import computing_in
 from lwm_edge.model.terms import Precision
@@ -255,7 +256,20 @@ def _trained_by(pace: Pace) -> dict[str, Tensor]:
     return _tensors(student)
 
 
-def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+ON_A_JETSON = (
+    'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":995, please report a bug'
+)
+OUT_OF_GPU_MEMORY = (
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total capacity"),
+    RuntimeError(ON_A_JETSON),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+)
+
+
+@pytest.mark.parametrize("error", OUT_OF_GPU_MEMORY)
+def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = _trained_by(replace(PACE, micro_batch_size=4))
     whole, sizes = step.lwm_losses, []
 
@@ -265,13 +279,42 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(monkeypatch: 
         losses = whole(*networks_and_outputs, **options)
         if len(labels) > 4:
             losses.total(1, 1).backward()  # type: ignore[no-untyped-call]
-            raise torch.cuda.OutOfMemoryError("out of memory")
+            raise error
         return losses
 
     monkeypatch.setattr(step, "lwm_losses", exhausted)
     found = _trained_by(PACE)
     assert sizes == [12, 8, 4, 4, 4]
     assert _equal(expected, found)
+
+
+def test_a_gpu_without_room_for_one_image_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*networks_and_outputs: Any, **options: Any) -> Losses:
+        raise OUT_OF_GPU_MEMORY[0]
+
+    monkeypatch.setattr(step, "lwm_losses", exhausted)
+    with pytest.raises(ResourceError, match=r"even one image.*unchanged.*\(--frozen-blocks\), or pass"):
+        _trained_by(PACE)
+
+
+def test_frozen_blocks_run_on_fewer_images_at_once_if_the_gpu_has_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, sizes = Network.stem, []
+
+    def exhausted(network: Network, images: Tensor) -> Activations:
+        sizes.append(len(images))
+        if len(images) > 4:
+            raise OUT_OF_GPU_MEMORY[0]
+        return whole(network, images)
+
+    monkeypatch.setattr(Network, "stem", exhausted)
+    teacher, student = teacher_and_student()
+    for network in (teacher, student):
+        network.freeze(4)
+    photos, pace = photo_set("1", count=6, first_label=6), replace(PACE, frozen_cache_bytes=2**30)
+    train_increment(student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", pace, ignore_progress)
+    assert sizes == [1, 12, 1, 8, 1, 4, 4, 4]  # one image shows how many fit into the cache
 
 
 def test_recomputed_blocks_give_the_same_student() -> None:

@@ -33,9 +33,10 @@ from lwm_edge.model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, WEIGHT, open_bundl
 from lwm_edge.pages.facts import NOW, THEN, gather_facts, wilson_interval
 from tests.pages.conftest import HOSTILE, PageMaker
 from tests.support.folders import BASE_BUNDLE, DEMO_DATA, PhotoMaker, state_of
+from tests.support.samples import DEVICE
 
 TRAINS = IncrementConfig(
-    recipe="lwm-lda", epochs=1, batch_size=16, micro_batch_size=16, device="cpu", force=True
+    recipe="lwm-lda", epochs=1, batch_size=16, micro_batch_size=16, device=DEVICE, force=True
 )
 
 

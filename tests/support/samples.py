@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -10,11 +12,13 @@ from torch import Tensor
 from lwm_edge import IncrementConfig
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.increment.reports import PlanReport
+from lwm_edge.learning.config import Device
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
 WITHOUT_LEVELS = Path(__file__).parents[1] / "golden" / "bundle-v2.lwm"  # reads only the last maps
+DEVICE = cast(Device, os.environ.get("LWM_EDGE_TEST_DEVICE", "cpu"))  # on which increments train
 PLAN = PlanReport(
     micro_batch_size=16,
     micro_batches_per_update=1,
@@ -29,7 +33,7 @@ PLAN = PlanReport(
     predicted_seconds=1.0,
     disk_bytes=2**20,
 )
-QUICK = IncrementConfig(recipe="lwm", epochs=1, batch_size=16, micro_batch_size=16, device="cpu")
+QUICK = IncrementConfig(recipe="lwm", epochs=1, batch_size=16, micro_batch_size=16, device=DEVICE)
 
 
 def photo_set(group: str, *, count: int = 6, first_label: int = 0, seed: int | None = None) -> PhotoSet:
