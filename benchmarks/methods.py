@@ -84,6 +84,8 @@ def run_recipe(split: Split, base: Path, method: str, settings: dict[str, Any], 
             "bundle_bytes": receipt.footprint.bundle_bytes,
             "attention_distance": receipt.drift.attention_distance,
         }
+        if gpu := receipt.footprint.memory.peak_cuda_bytes:
+            measured["peak_cuda_bytes"] = gpu
         shutil.copy(home / "current" / "model.lwm", bundle_after(split.work, method, group))
         kept.add(step | measured)
         print(f"  {step['classes']} classes: {step['all']:.3f} ({measured['seconds']} s)", flush=True)
