@@ -86,6 +86,7 @@ class Job:
             epoch; 0 otherwise.
         precisions: Precisions that may be used, the most exact first; a later one is used only if it is
             clearly faster.
+        on_gpu: Whether the steps run on a GPU.
         before_step: Function that is called before each trial step; any exception that it raises ends the
             planning.
     """
@@ -108,6 +109,7 @@ class Job:
     ending_seconds: float = 0.0
     frozen_bytes: int = 0
     precisions: tuple[Precision, ...] = ("float32",)
+    on_gpu: bool = False
     before_step: Callable[[], None] = report_nothing
 
     def rss_bytes(self) -> int:

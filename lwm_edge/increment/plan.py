@@ -150,6 +150,8 @@ def _too_small(job: Job, limit: int, smallest: int, more: str = "") -> ResourceE
         f"{limit // mib} MiB of memory is too little for this increment; nothing was trained: pass "
         f"--max-memory {smallest // mib + 1}MiB{more} if that much is available"
     )
+    if job.on_gpu:
+        message += ", train on the CPU, without the GPU's libraries (--device cpu)"
     if job.trained_bytes:
         message += ", freeze more of the network (--frozen-blocks), or use recipe lda, which trains nothing"
     return ResourceError(message)

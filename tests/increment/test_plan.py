@@ -27,6 +27,7 @@ from lwm_edge.increment.rehearsal import saved_activation_bytes, try_step
 from lwm_edge.increment.task import set_up
 from lwm_edge.increment.timing import Timer
 from lwm_edge.learning.config import RECIPES
+from lwm_edge.learning.gpu_memory import no_room_for_one_image
 from lwm_edge.memory import rss_bytes
 from lwm_edge.model import precision
 from lwm_edge.model.loading import load_network
@@ -102,6 +103,30 @@ def test_nothing_is_read_ahead_where_the_limit_is_tight(monkeypatch: pytest.Monk
     assert roomy.prefetch == 1
     tight = make_plan(job, SHORT, 172 * MIB, "as set")  # 130 for a step, 32 for a batch, 5% margin
     assert (tight.prefetch, tight.micro_batch_size, tight.recompute) == (0, 1, False)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_too_small_a_limit_for_a_gpus_libraries_may_do_for_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, on_gpu: bool
+) -> None:
+    job = replace(_Machine(monkeypatch).job, on_gpu=on_gpu)
+    with pytest.raises(ResourceError, match="120 MiB of memory is too little") as caught:
+        make_plan(job, SHORT, 120 * MIB, "as set")
+    assert ("--device cpu" in str(caught.value)) == on_gpu
+
+
+def test_a_step_that_the_gpu_has_no_room_for_is_planned_with_fewer_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = _Machine(monkeypatch)
+
+    def step(images: int, strategy: Strategy) -> None:
+        if images > 8:
+            raise no_room_for_one_image()
+        machine._step(images, strategy)
+
+    plan = make_plan(replace(machine.job, step=step), IncrementConfig(epochs=100), 1000 * MIB, "as set")
+    assert plan.keeps_freed_memory and plan.micro_batch_size == 8
 
 
 def test_the_limit_in_the_error_is_for_the_micro_batch_in_the_settings(

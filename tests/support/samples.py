@@ -18,7 +18,8 @@ from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 
 WITHOUT_LEVELS = Path(__file__).parents[1] / "golden" / "bundle-v2.lwm"  # reads only the last maps
-DEVICE = cast(Device, os.environ.get("LWM_EDGE_TEST_DEVICE", "cpu"))  # on which increments train
+DEVICE = cast(Device, os.environ.get("LWM_EDGE_TEST_DEVICE", "cpu"))
+"""Device on which most tests train; with LWM_EDGE_TEST_DEVICE=cuda they run as on a device with a GPU."""
 PLAN = PlanReport(
     micro_batch_size=16,
     micro_batches_per_update=1,
