@@ -4,9 +4,9 @@
     python benchmarks/few_photos.py BASE.lwm DATA RESULTS.json [--draws 8]
 
 DATA has train/<class>/* and test/<class>/*, the shipped classes of BASE.lwm among them. In each draw five
-other classes and five photos of each are drawn at random. A device learns these photos in one increment, once
-alone and once together with all photos of the largest of the remaining classes. Accuracy is measured on the
-test photos, as the mean over all classes and over the five small ones. The baselines learn from the last
+other classes and five photos of each are drawn at random. A device learns from these photos in one increment,
+once alone and once together with all photos of the largest of the remaining classes. Accuracy is measured on
+the test photos, as the mean over all classes and over the five small ones. The baselines learn from the last
 feature maps, globally averaged, of the shipped classes' training photos and of the same new photos.
 """
 

@@ -18,8 +18,8 @@ After every kill these must be true (`inbox_world.py` checks them):
 - Each photo that has arrived whole is in exactly one place: in an inbox, in a folder of photos being taught,
   or in the folder of taught photos. Each half-copied photo is still where it arrived.
 - The home is complete, and its audit passes once the leftovers are cleared.
-- Both inboxes' notes can be read. By the counts in its statistics, the model has learnt the photos in each
-  class's taught folder, those that a note or a question to the owner explains, and no others.
+- Both inboxes' notes can be read. By the counts in its statistics, the model has learnt from the photos in
+  each class's taught folder, those that a note or a question to the owner explains, and no others.
 
 After half of the kills, the rest of each half-copied photo is copied. Then one process for each inbox runs to
 its end, both at the same time, and this is repeated once. Now the model must have learnt every photo exactly

@@ -31,7 +31,7 @@ class Noted:
     Attributes:
         inbox: Path of the inbox.
         note: Note that the process left.
-        learnt: Whether the model had learnt the photos.
+        learnt: Whether the model had learnt from the photos.
     """
 
     inbox: Path

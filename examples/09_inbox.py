@@ -2,7 +2,7 @@
 
     python examples/09_inbox.py HOME INBOX TAUGHT
 
-TAUGHT is the folder to which learnt photos are moved.
+TAUGHT is the folder to which photos are moved once the model has learnt from them.
 
 A real program would go on watching, as do the command `lwm-edge inbox` and the service in deploy/systemd/.
 """

@@ -74,7 +74,7 @@ PRINTED = {  # text that shows that a block did what the page says
     "deploy/README.md first-prediction": ("Learnt 2 classes", "test/2/Bag/000.png: Bag"),
     "deploy/README.md operator-path": ("Ankle boot", "classifier.onnx"),
     "deploy/README.md mind-path": (
-        "Learnt 100 more photos of Ankle boot and Bag",
+        "Learnt from 100 more photos of Ankle boot and Bag",
         "Merged Ankle boot into Handbag",
         "removed Handbag",
     ),

@@ -92,7 +92,7 @@ class BaseConfig(BundleConfig):
     augment: bool = True
     """Whether the photos are shifted and flipped at random."""
     rotations: bool = False
-    """Whether to learn photos rotated by quarter turns too: better for new classes, but twice as slow.
+    """Whether to learn from photos rotated by quarter turns too: better for new classes, but twice as slow.
 
     Each rotation of a class counts as a separate class, so the backbone learns more than the classes alone
     would require.

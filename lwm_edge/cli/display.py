@@ -68,7 +68,7 @@ def plan(report: PlanReport) -> None:
         **(_plan_of_training(report) if report.trains else {}),
         "Time": f"about {report.predicted_seconds:.0f} s from the command's start to its end",
         "Disk": f"{in_bytes(report.disk_bytes)} must be free while it runs",
-        "What next": "to learn the photos, run the same command without --dry-run",
+        "What next": "to learn from the photos, run the same command without --dry-run",
     }
     print_rows("The plan; nothing was learnt", rows)
     notes(*report.warnings)

@@ -49,7 +49,7 @@ def _describe(change: str | None, names: Sequence[str], more: int, increment: in
         case "add-classes":
             return f"added {classes}"
         case "add-photos":
-            return f"learnt more photos of {classes}"
+            return f"learnt from more photos of {classes}"
         case "calibrate":
             return f"calibrated the score for unknown objects with photos of {classes}"
         case "undo":

@@ -28,15 +28,19 @@ def inbox_command(
     home: HomeOption = None,
     taught: Annotated[
         Path | None,
-        typer.Option("--taught", metavar="DIR", help="Folder to which learnt photos are moved."),
+        typer.Option(
+            "--taught",
+            metavar="DIR",
+            help="Folder to which photos are moved once the model has learnt from them.",
+        ),
     ] = None,
     delete: Annotated[
-        bool, typer.Option("--delete", help="Delete learnt photos instead of moving them.")
+        bool, typer.Option("--delete", help="Delete these photos instead of moving them.")
     ] = False,
     once: Annotated[
         bool,
         typer.Option(
-            "--once", help="Learn the photos that are there, then end; without --once, keep watching."
+            "--once", help="Learn from the photos that are there, then end; without --once, keep watching."
         ),
     ] = False,
     quiet_for: Annotated[
@@ -50,9 +54,9 @@ def inbox_command(
     sign_with: SignWithOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Learn the photos that arrive in a folder, one class at a time, at low priority.
+    """Learn from the photos that arrive in a folder, one class at a time, at low priority.
 
-    Pass --taught DIR or --delete to say what becomes of learnt photos. Photos that cannot be learnt stay in
+    Pass --taught DIR or --delete to say what becomes of photos that the model has learnt from. Others stay in
     their folder. CLASS.waits.json next to that folder says why, unless there are just too few photos.
     """
     from .. import teach_inbox, watch_inbox

@@ -43,7 +43,7 @@ def more_photos(report: IncrementReport, details: bool = False) -> None:
     """Prints the receipt for more photos of known classes."""
     photos = counted(report.photos_trained + report.photos_held_back, "more photo", "more photos")
     names = joined(report.known_classes, _LISTED)
-    _print(f"Learnt {photos} of {names} in {report.seconds:.0f} s", report, details)
+    _print(f"Learnt from {photos} of {names} in {report.seconds:.0f} s", report, details)
 
 
 def _print(title: str, report: IncrementReport, details: bool) -> None:

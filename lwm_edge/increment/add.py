@@ -78,7 +78,7 @@ def add_photos(
     wait: bool = False,
     started: float | None = None,
 ) -> IncrementReport:
-    """Teaches a home's model more about classes that it knows, as if it had learnt all photos at once.
+    """Teaches a home's model more about classes that it knows, as if it had learnt from all photos at once.
 
     The network stays as it is. The mean and count of each class, the covariance and the head become what they
     would be if old and new photos had come together. A class that the vendor shipped gets more photos only if

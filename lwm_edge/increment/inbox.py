@@ -46,7 +46,7 @@ def teach_inbox(
         inbox: Path of a folder in which photos arrive in sub-folders, one for each class.
         config: Settings; None means the defaults. The recipe must be `auto` or `lda`; both mean `lda` here.
         taught: Folder to which photos are moved once they are learnt, in a sub-folder for each class.
-        delete: Whether to delete learnt photos instead of moving them.
+        delete: Whether to delete photos that were learnt from, instead of moving them.
         quiet_seconds: Seconds for which a class folder must stay unchanged before it is taught. If there are
             photos, this call waits that long to see whether anything changes.
         on_progress: Function that is called at every step; any exception that it raises ends the call, and

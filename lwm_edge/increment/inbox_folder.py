@@ -175,7 +175,7 @@ class InboxFolder:
         self._forget(note)
 
     def put_away(self, note: Note) -> None:
-        """Moves the learnt photos of a note to where the owner wants them, or deletes them."""
+        """Moves the photos of a note to where the owner wants them, or deletes them."""
         if self.taught:
             self._move_all(note, self.taught / note.class_name)
         else:

@@ -20,7 +20,7 @@ class TaughtClass(Report):
         right: Number of judged photos that were recognised.
         judged: Number of photos that were judged.
         moved_to: Folder to which the photos were moved; None if they were deleted.
-        model_digest: Digest of the model that has learnt the photos.
+        model_digest: Digest of the model that has learnt from the photos.
         warnings: Warnings of the receipt.
     """
 

@@ -149,7 +149,7 @@ class Teaching:
             raise
 
     def _learn_taken(self, note: Note) -> IncrementReport:
-        """Learns all the photos or none, so that the receipt's digest shows whether they were learnt."""
+        """Learns from all the photos or none, so that the receipt's digest shows which."""
         all_of_them = self.config.model_copy(update={"min_photos": len(note.photos)})
         common: Any = {"on_progress": self.on_progress, "isolate": self.isolate, "wait": True}
         if note.change == "add-classes":

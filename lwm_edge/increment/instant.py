@@ -1,4 +1,4 @@
-"""Learns photos in seconds and without torch: features from ONNX Runtime, the head from statistics."""
+"""Learns from photos in seconds and without torch: features from ONNX Runtime, the head from statistics."""
 
 from __future__ import annotations
 

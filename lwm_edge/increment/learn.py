@@ -56,7 +56,7 @@ def plan_learning(
     timer: Timer,
     more: MorePhotos | None = None,
 ) -> PlanReport:
-    """Returns the plan for learning the photos in this process; the caller holds the home's lock."""
+    """Returns the plan for learning from the photos in this process; the caller holds the home's lock."""
     with out_of_memory_explained():
         task = set_up(home, folder, config, timer.watching(on_progress), timer, more)
         labels, names = task.photos.all_labels, all_class_names(task)
@@ -77,7 +77,7 @@ def learn_classes(
     timer: Timer | None = None,
     more: MorePhotos | None = None,
 ) -> tuple[LearntIncrement, UnwrittenModel | None]:
-    """Learns the photos; the caller holds the home's lock.
+    """Learns from the photos; the caller holds the home's lock.
 
     Args:
         home: Model home.

@@ -181,7 +181,7 @@ def _why_not_exact(model: Bundle, before: Bundle, row: int) -> str | None:
         return "the latest change added other classes too; undo removes all of them"
     now, then = (ClassStatistics.from_bundle(bundle) for bundle in (model, before))
     if then.photos + now.counts[row] != now.photos:
-        return "the latest change was an undo, and the model before it has learnt the photos of the class too"
+        return "the latest change was an undo, and the model before it has learnt from the class's photos too"
     if then.photos > then.counts.sum() and _may_have_lost_a_class(before.manifest):
         return (
             "a class was removed earlier, perhaps this one, and what its photos added to the covariance is "

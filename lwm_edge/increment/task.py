@@ -42,7 +42,7 @@ class Task:
         photos: Photos that are learnt, and those that are held back.
         config: Settings of the increment.
         approach: Recipe, and the reason for it.
-        learner: Object that learns the photos.
+        learner: Object that learns from the photos.
         plan: Plan of the increment for this device.
         saved: Checkpoint of the training; empty unless it was interrupted.
         warnings: Warnings for the owner.

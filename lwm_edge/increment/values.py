@@ -116,7 +116,7 @@ class UnwrittenModel(NamedTuple):
 
 
 class Learner(Protocol):
-    """Learns photos in one of two ways; see `instant` and `trained`."""
+    """Learns from photos in one of two ways; see `instant` and `trained`."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -146,4 +146,4 @@ class Learner(Protocol):
         on_progress: ProgressCallback,
         should_stop: Callable[[], bool],
     ) -> Learnt:
-        """Learns the photos, as planned."""
+        """Learns from the photos, as planned."""

@@ -73,7 +73,7 @@ class ClassStatistics:
         return ClassStatistics(self.means.copy(), self.covariance.copy(), self.photos, self.counts.copy())
 
     def with_photos(self, features: Features, labels: Labels) -> ClassStatistics:
-        """Returns a copy that has learnt these photos too; see `learn`."""
+        """Returns a copy that has learnt from these photos too; see `learn`."""
         statistics = self.copy()
         statistics.learn(features, labels)
         return statistics
@@ -105,7 +105,7 @@ class ClassStatistics:
         self.covariance /= self.photos
 
     def learn_more(self, features: Features, labels: Labels) -> None:
-        """Learns further photos of some classes, as if they were learnt together with the earlier ones."""
+        """Learns from further photos of some classes, as if they had come with the earlier ones."""
         if not len(features):
             return
         centred, between = features.astype(np.float64), []

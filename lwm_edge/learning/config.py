@@ -109,7 +109,7 @@ def choose_recipe(
 
 @dataclass(frozen=True)
 class MorePhotos:
-    """Marks an increment that learns further photos of known classes, but no new class.
+    """Marks an increment that learns from further photos of known classes, but no new class.
 
     Attributes:
         solve_head: Whether a trained head may be replaced by a solved one.

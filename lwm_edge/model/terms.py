@@ -11,7 +11,7 @@ MAX_CAPACITY = 65_536
 Activation = Literal["sigmoid", "softmax"]
 Precision = Literal["float32", "bfloat16"]
 Permission = Literal["add-photos", "undo", "other-devices"]
-"""Name of a change that a device may make only if the vendor permits it: learning more photos of shipped
+"""Name of a change that a device may make only if the vendor permits it: learning from more photos of shipped
 classes, returning to the model before the latest change, or taking classes that other devices learnt (which
 no command does yet)."""
 

@@ -33,7 +33,7 @@ PAGE_STEPS = FACT_STEPS + 1
 _FIRST_CLASSES = 24
 _DEEDS_IN_WORDS = {
     "add-classes": "learnt",
-    "add-photos": "learnt more photos of",
+    "add-photos": "learnt from more photos of",
     "remove-class": "removed",
     "rename-class": "renamed",
     "merge-classes": "merged",

@@ -102,7 +102,7 @@ def test_reports_for_people_on_changes(run: Any, permitting_home: Home, tmp_path
     photos = photo_folder(tmp_path / "more", {"Mantel": "Coat"})
     assert "nothing was learnt" in run("add-photos", photos, "--home", home, "--solve-head", "--dry-run").out
     learnt = run("add-photos", photos, "--home", home, "--solve-head")
-    assert "Learnt 8 more photos of Mantel" in learnt.out and "Mantel: 8 of 8 photos" in learnt.out
+    assert "Learnt from 8 more photos of Mantel" in learnt.out and "Mantel: 8 of 8 photos" in learnt.out
     told = " ".join(run("info", "--history", "--home", home).out.split())
     assert (
         "UTC: removed Dress, 5 classes afterwards; not signed Change 3" in told and "undid change 2" in told

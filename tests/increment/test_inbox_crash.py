@@ -60,7 +60,7 @@ class World:
         delete: Whether taught photos are deleted.
         copies: Whether taught photos are copied, so that a photo can exist twice for a moment.
         commits: Number of times that photos were learnt since the latest recovery began.
-        started_new: Whether the home had learnt the photos when the latest recovery began.
+        started_new: Whether the home had learnt from the photos when the latest recovery began.
         checked: States after recoveries that were audited already.
     """
 
@@ -143,7 +143,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Makes a home and photos, and keeps the files of the home before and after it learns the photos."""
+    """Makes a home and photos, and keeps the files of the home before and after it learns from the photos."""
     folder = tmp_path_factory.mktemp("inbox")
     root, store = folder / "world", Store(folder / "store")
     root.mkdir()

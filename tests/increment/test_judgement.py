@@ -83,7 +83,7 @@ def test_each_photo_is_judged_by_a_head_that_had_not_learnt_it() -> None:
     fitted = nothing.with_photos(noise, labels).discriminant(4, noise, labels)
     assert (judge_unseen(fitted, 4).logits.argmax(1) == labels).mean() < 0.4
     assert (fitted.head.logits(noise).argmax(1) == labels).mean() > 0.8
-    assert not nothing.photos  # only a copy of the statistics has learnt the photos
+    assert not nothing.photos  # only a copy of the statistics has learnt from the photos
 
 
 def test_the_receipt_counts_every_photo_where_nothing_trains(home: Home, make_photos: PhotoMaker) -> None:

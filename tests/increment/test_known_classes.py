@@ -298,7 +298,7 @@ def _learn(home: Home, photos: Path) -> object:
         (
             lambda home, make: [_learn(home, make("Bag")), remove_class(home, "Bag"), undo(home)],
             "Bag",
-            "the model before it has learnt the photos of the class too",
+            "the model before it has learnt from the class's photos too",
         ),
         (
             lambda home, make: [
@@ -307,7 +307,7 @@ def _learn(home: Home, photos: Path) -> object:
                 undo(home),
             ],
             "Bag",
-            "the model before it has learnt the photos of the class too",
+            "the model before it has learnt from the class's photos too",
         ),
         (
             lambda home, make: [

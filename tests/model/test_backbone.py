@@ -27,7 +27,7 @@ GROCERY = ROOT.parent / "shared" / "data" / "grocery" / "train"
 def grown(
     bundle: Bundle, runs: FeatureExtractor, photos: PhotoSet
 ) -> tuple[ClassStatistics, np.ndarray, np.ndarray]:
-    """Learns photos of new classes; returns the statistics, and the logits and features of the photos."""
+    """Learns from photos of new classes; returns the statistics, and the photos' logits and features."""
     features, labels = observe(runs, photos, 4).head_inputs, np.array(photos.labels)
     statistics = ClassStatistics.from_bundle(bundle)
     statistics.learn(features, labels)
