@@ -184,11 +184,20 @@ def _identity(path: Path | None) -> tuple[str, int, int, int] | None:
         return None
 
 
-def open_session(model: Path | bytes) -> Any:
-    """Opens an ONNX file, or its content, in ONNX Runtime on the CPU; raises whatever ONNX Runtime raises."""
+def open_session(model: Path | bytes, *, save_optimized: Path | None = None) -> Any:
+    """Opens an ONNX file, or its content, in ONNX Runtime on the CPU; raises whatever ONNX Runtime raises.
+
+    Args:
+        model: Path or content of the file.
+        save_optimized: Path of a file to write: the model with BatchNormalization folded into convolutions,
+            and without what ONNX Runtime would change only for this machine's processor.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    if save_optimized is not None:
+        options.optimized_model_filepath = str(save_optimized)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4  # errors are raised, so ONNX Runtime need not print them
     options.intra_op_num_threads = usable_processors()  # by default, one for each core of the machine
     with freed_memory_kept(True):  # loading frees much memory, but soon needs it again

@@ -21,7 +21,7 @@ from ...errors import ExportError, first_line, noting_errors
 from ...photos.pixels import Pixels
 from ...records import ProgressCallback, StepReporter, ignore_progress
 from ..bundle import BIAS, CENTRES, CENTRES_OFFSET, WEIGHT
-from ..onnx_file import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, OnnxFile
+from ..onnx_file import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, OnnxFile, open_session
 
 UNUSED_BIAS = -1e4
 """Bias of a fixed head's unused outputs; it makes their probability 0 even in half precision."""
@@ -107,17 +107,15 @@ def in_eight_bits(
         on_progress: Function that is called before each image in every pass over the images; any exception
             that it raises ends the call.
     """
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
     model = load_model_from_string(onnx_file)
     head_nodes = _name_nodes(model)
     callers_errors: list[Exception] = []
     on_progress = noting_errors(on_progress, callers_errors)
     best_classes = _best_classes(onnx_file, images, on_progress)
     with tempfile.TemporaryDirectory() as folder, _quietly("int8", callers_errors):
-        named, folded = Path(folder, "named.onnx"), Path(folder, "folded.onnx")
-        named.write_bytes(_content(model))
-        quant_pre_process(named, folded, skip_symbolic_shape=True)  # folds BatchNormalization
+        folded = Path(folder, "folded.onnx")
+        # Not quant_pre_process, which in onnxruntime 1.24 to 1.30 drops the graph that it has optimised.
+        open_session(_content(model), save_optimized=folded)
         convolutions, depthwise = _convolutions(load_model(folded).graph)
         for share in _SHARES_IN_FLOAT:
             first = convolutions[: max(1, round(share * len(convolutions)))]
