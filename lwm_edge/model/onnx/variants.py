@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, load_model, load_model_from_string, numpy_helper
 
-from ...errors import ExportError, first_line, noting_errors
+from ...errors import ExportError, first_line, noting_errors, ran_out_of_memory
 from ...photos.pixels import Pixels
 from ...records import ProgressCallback, StepReporter, ignore_progress
 from ..bundle import BIAS, CENTRES, CENTRES_OFFSET, WEIGHT
@@ -64,11 +64,11 @@ def with_fixed_head(onnx_file: bytes, capacity: int) -> bytes:
 
 def in_half_precision(onnx_file: bytes) -> bytes:
     """Stores and computes the backbone of a file in float16; inputs, outputs and head stay as they are."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
-
     model = load_model_from_string(onnx_file)
     with _quietly("float16"):
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
+
         model = convert_float_to_float16(model, keep_io_types=True, node_block_list=_name_nodes(model))
         _remove_repeated_nodes(model.graph)
         OnnxModel(model).topological_sort()  # the converter appends its casts to the end
@@ -210,7 +210,10 @@ def _best_classes(onnx_file: bytes, images: Pixels, on_progress: ProgressCallbac
 
 @contextmanager
 def _quietly(form: str, callers_errors: Sequence[Exception] = ()) -> Iterator[None]:
-    """Keeps a tool's messages off the terminal, and turns its own errors into an ExportError."""
+    """Keeps a tool's messages off the terminal, and turns its own errors into an ExportError.
+
+    Callers' errors, and the operating system's refusals, are passed on unchanged.
+    """
     level = logging.root.manager.disable
     logging.disable()
     try:
@@ -218,9 +221,12 @@ def _quietly(form: str, callers_errors: Sequence[Exception] = ()) -> Iterator[No
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
-        if error in callers_errors:
+        if error in callers_errors or isinstance(error, OSError) or ran_out_of_memory(error):
             raise
-        raise ExportError(f"ONNX Runtime cannot convert this model to {form}: {first_line(error)}") from error
+        raise ExportError(
+            f"ONNX Runtime cannot convert this model to {form}: {first_line(error)}; "
+            "another version of onnxruntime may work"
+        ) from error
     finally:
         logging.disable(level)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from onnx import TensorProto
 
 from lwm_edge import Classifier, ExportConfig, export_onnx
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
-from lwm_edge.errors import ConfigError, ParityError, PhotosError
+from lwm_edge.errors import ConfigError, ExportError, ParityError, PhotosError, ResourceError
 from lwm_edge.home import export
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.onnx import variants
@@ -125,6 +128,33 @@ def test_int8_for_tensorrt_keeps_weights_in_float_and_dequantises_once_per_use(o
     small = variants.in_eight_bits(original, IMAGES)
     first, second = (Classifier(file).run(IMAGES)[0] for file in (content, small))
     np.testing.assert_allclose(first, second, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("convert", "module"),
+    [
+        (variants.in_half_precision, "onnxruntime.transformers.onnx_model"),
+        (lambda content: variants.in_eight_bits(content, IMAGES), "onnxruntime.quantization"),
+    ],
+)
+def test_a_converter_that_cannot_be_imported_is_explained(
+    convert: Callable[[bytes], bytes], module: str, original: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as in onnxruntime 1.25 and 1.26 where there is no sympy
+    with pytest.raises(ExportError, match=f"cannot convert .* {module} .*; another version of .* work"):
+        convert(original)
+
+
+def test_a_full_disk_is_not_taken_for_a_fault_of_the_converter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(variants, "open_session", full)
+    config = ExportConfig(precision="int8", photos=PHOTOS)
+    with pytest.raises(ResourceError, match="the disk is full"):
+        export_onnx(BASE_BUNDLE, tmp_path / "form.onnx", config)
 
 
 @pytest.mark.parametrize(
