@@ -3,11 +3,12 @@
 
     python tensorrt.py HOME [--engines DIR] [--batch N] [--fp16 --photos DIR | --int8 --photos DIR]
 
-The engine is DIR/<model digest>-<form>.engine. Without --engines, DIR is HOME.engines beside the home,
-because only lwm-edge may write into the home. Run this script again after every increment: it keeps an engine
-of the current model in this form, or builds one, and then removes all others. An app loads the engine that is
-in DIR; HOME/current/labels.txt names its outputs. An engine fits one GPU and one version of TensorRT, so
-build it on the device, and pass --rebuild after an upgrade.
+The engine is DIR/<home's name>-<model digest>-<form>.engine. Without --engines, DIR is HOME.engines beside
+the home, because only lwm-edge may write into the home. Run this script again after every increment: it keeps
+an engine of the current model in this form, or builds one, and then removes the home's others. Homes may
+share DIR if their names differ. An app loads the engine that has the home's name; HOME/current/labels.txt
+names its outputs. An engine fits one GPU and one version of TensorRT, so build it on the device, and pass
+--rebuild after an upgrade.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ def build(trtexec: str, onnx: Path, engine: Path, precision: str) -> None:
     staged.replace(engine)
 
 
-def remove_others(engine: Path) -> list[Path]:
-    """Removes all other engines from the folder, finished or not, but only files that this program named."""
-    pattern = re.compile(r"[0-9a-f]{64}-\w+-batch\d+\.(engine|building)")
+def remove_others(engine: Path, home: Path) -> list[Path]:
+    """Removes the home's other engines, finished or not, but only files that this program named."""
+    pattern = re.compile(re.escape(home.name) + r"-[0-9a-f]{64}-\w+-batch\d+\.(engine|building)")
     others = [p for p in engine.parent.iterdir() if pattern.fullmatch(p.name) and p != engine]
     for path in others:
         path.unlink()
@@ -111,7 +112,7 @@ def main() -> None:
             )
             digest = lwm_edge.export_onnx(home, onnx, form).model_digest
             engines.mkdir(parents=True, exist_ok=True)
-            engine = engines / f"{digest}-{given.precision}-batch{given.batch}.engine"
+            engine = engines / f"{home.name}-{digest}-{given.precision}-batch{given.batch}.engine"
             if given.rebuild or not engine.is_file():
                 build(trtexec, onnx, engine, given.precision)
     except lwm_edge.LwmEdgeError as error:
@@ -119,7 +120,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except OSError as error:  # the folder cannot be written to, or trtexec is not for this processor
         sys.exit(str(error))
-    for path in remove_others(engine):
+    for path in remove_others(engine, home):
         print(f"removed {path}")
     print(engine)
 

@@ -244,7 +244,7 @@ def _options() -> dict[str, set[str]]:
 def test_commands_and_options_in_the_text_exist() -> None:
     options = _options()
     known = set().union(*options.values())
-    elsewhere = {"--beta", "--method", "--help", "--rebuild"}  # options of scripts, and of all commands
+    elsewhere = {"--beta", "--method", "--help", "--rebuild", "--engines"}  # of scripts, and of all commands
     elsewhere |= {"--max-restarts", "--index-url", "--no-deps", "--lock"}  # of torchrun, pip, .ci/release
     for page in PAGES:
         for span in code_spans(page):

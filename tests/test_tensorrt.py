@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import stat
 import subprocess
 import sys
@@ -53,13 +54,17 @@ def run(tools: Path | None, *arguments: object, **environment: str) -> subproces
     )
 
 
+def engine_name(home: Home) -> str:
+    return f"{home.path.name}-{home.open_bundle().manifest.model_digest}-float32-batch1.engine"
+
+
 @pytest.mark.slow
 def test_there_is_one_engine_for_the_current_model(home: Home, tools: Path, tmp_path: Path) -> None:
     before = state_of(home.path)
     engines = home.path.with_name(f"{home.path.name}.engines")
     first = run(tools, home.path)
     assert first.returncode == 0, first.stderr
-    engine = engines / f"{home.open_bundle().manifest.model_digest}-float32-batch1.engine"
+    engine = engines / engine_name(home)
     assert first.stdout.splitlines() == [str(engine)] and list(engines.iterdir()) == [engine]
     session = onnxruntime.InferenceSession(engine.read_bytes(), providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == [1, 28, 28, 3]  # the fake engine is the ONNX file
@@ -71,8 +76,21 @@ def test_there_is_one_engine_for_the_current_model(home: Home, tools: Path, tmp_
     (engines / "notes.engine").write_text("somebody else's")
     remove_class(home, "Coat", shipped=True)
     assert f"removed {engine}" in run(tools, home.path).stdout
-    now = engines / f"{home.open_bundle().manifest.model_digest}-float32-batch1.engine"
+    now = engines / engine_name(home)
     assert set(engines.iterdir()) == {now, engines / "notes.engine"}
+
+
+@pytest.mark.slow
+def test_homes_that_share_a_folder_leave_each_others_engines_alone(
+    home: Home, tools: Path, tmp_path: Path
+) -> None:
+    other = Home(shutil.copytree(home.path, tmp_path / "home.2", symlinks=True))
+    for changed in (home, other):
+        remove_class(changed, "Coat" if changed is home else "Dress", shipped=True)
+        made = run(tools, changed.path, "--engines", tmp_path / "shared")
+        assert made.returncode == 0 and "removed" not in made.stdout, made.stderr
+    engines = {path.name for path in (tmp_path / "shared").iterdir()}
+    assert engines == {engine_name(home), engine_name(other)}
 
 
 @pytest.mark.slow
@@ -136,7 +154,7 @@ def test_the_commands_on_the_page_build_an_engine(
     )
     assert made.returncode == 0, made.stderr
     engines = [path.name for path in (tmp_path / f"{folder}.engines").iterdir()]
-    assert engines == [f"{digest}-{form}-batch1.engine"]
+    assert engines == [f"{folder}-{digest}-{form}-batch1.engine"]
 
 
 @pytest.mark.slow

@@ -57,6 +57,7 @@ def _printer(page: Path | None) -> Callable[[CheckReport], None]:
     """Makes a function that prints a report, and names the page if one was written."""
 
     def print_report(report: CheckReport) -> None:
+        """Prints what stands out, and what to do next."""
         photos = counted(sum(report.class_photos.values()), "photo", "photos")
         title = f"{len(report.suspects)} of {photos} to look at, the worst first"
         rows = {

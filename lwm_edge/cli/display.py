@@ -64,7 +64,7 @@ def plan(report: PlanReport) -> None:
         **_photos_of(report),
         "Peak memory": f"{report.predicted_peak_rss_bytes / mib:.0f} MiB predicted, "
         f"{report.limit_bytes / mib:.0f} MiB allowed ({report.limit_source}), "
-        f"{report.smallest_limit_bytes / mib:.0f} MiB would be enough",
+        f"{-(-report.smallest_limit_bytes // mib)} MiB would be enough{_for_what(report)}",
         **(_plan_of_training(report) if report.trains else {}),
         "Time": f"about {report.predicted_seconds:.0f} s from the command's start to its end",
         "Disk": f"{in_bytes(report.disk_bytes)} must be free while it runs",
@@ -72,6 +72,11 @@ def plan(report: PlanReport) -> None:
     }
     print_rows("The plan; nothing was learnt", rows)
     notes(*report.warnings)
+
+
+def _for_what(report: PlanReport) -> str:
+    more = report.smallest_limit_bytes > report.predicted_peak_rss_bytes
+    return ", with room for reading the photos" if more else ""
 
 
 def _plan_of_training(report: PlanReport) -> dict[str, str]:

@@ -76,6 +76,8 @@ class Job:
         activation_bytes: Estimated bytes that one image occupies between forward and backward pass, in
             float32.
         decoding_bytes: Further bytes that reading a photo takes.
+        separate_decoding_bytes: The same if the limit is so tight that a separate process decodes costly
+            photos; 0 if none of them is costly.
         bundle_bytes: Length of the bundle.
         generation_bytes: Total length of the model's files in the home.
         images_at_once: Most images that are worth computing at once; None if more are always faster.
@@ -108,6 +110,7 @@ class Job:
     elapsed_seconds: float = 0.0
     ending_seconds: float = 0.0
     frozen_bytes: int = 0
+    separate_decoding_bytes: int = 0
     precisions: tuple[Precision, ...] = ("float32",)
     on_gpu: bool = False
     before_step: Callable[[], None] = report_nothing

@@ -93,13 +93,20 @@ class Predictor:
         if not candidate.strategy.recompute and not self._may_fit(candidate.strategy):
             return None
         probe = self._probe(candidate.strategy)
-        without_reading = self._peak(candidate, probe, reads_again=False)
-        return Prediction(self._peak(candidate, probe), without_reading, probe.seconds_per_image)
+        peak, without_reading = (
+            self._peak(candidate, probe, decoding) for decoding in (self._job.decoding_bytes, 0)
+        )
+        return Prediction(peak, without_reading, probe.seconds_per_image)
 
     def smallest_limit(self) -> int:
-        """Returns the smallest limit that would be enough for one of the strategies that were tried."""
+        """Returns the smallest limit that would be enough for one of the strategies that were tried.
+
+        It has room for reading a photo. With such a limit, some may have to be read again; and even if not,
+        each of them must be read once.
+        """
+        decoding = max(self._job.decoding_bytes, self._job.separate_decoding_bytes)
         peaks = [
-            self._peak(Candidate(strategy, size, prefetch), probe)
+            self._peak(Candidate(strategy, size, prefetch), probe, decoding)
             for strategy, probe in self._probes.items()
             for size, prefetch in batchings(self._job, self._config)
         ]
@@ -109,10 +116,9 @@ class Predictor:
         needed = minimum_bytes(self._job) + in_precision(self._job.activation_bytes, strategy)
         return not self._job.trained_bytes or needed <= self._limit
 
-    def _peak(self, candidate: Candidate, probe: _Probe, *, reads_again: bool = True) -> int:
-        step = probe.peak_with(candidate.micro_batch_size)
+    def _peak(self, candidate: Candidate, probe: _Probe, decoding_bytes: int) -> int:
+        step = probe.peak_with(candidate.micro_batch_size) + decoding_bytes
         step += _overhead_bytes(self._job, self._config, candidate.prefetch)
-        step -= 0 if reads_again else self._job.decoding_bytes
         # What trials use in ONNX Runtime is freed before the model is written; what torch loads stays.
         idle_rss = self._rss_before_trials if self._job.loaded else self._job.rss_bytes()
         return int(MARGIN * max(step, idle_rss + _writing_bytes(self._job)))
@@ -122,7 +128,7 @@ class Predictor:
         if not self._may_fit(candidate.strategy):
             return None
         job, idle_rss = self._job, self._job.rss_bytes()
-        overhead = _overhead_bytes(job, self._config, candidate.prefetch)
+        overhead = _overhead_bytes(job, self._config, candidate.prefetch) + job.decoding_bytes
         step = self._probe(Strategy(precision=candidate.strategy.precision)).peak_with(
             candidate.micro_batch_size
         )
@@ -175,9 +181,8 @@ def _measure_step(job: Job, images: int, strategy: Strategy) -> tuple[int, float
 
 
 def _overhead_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
-    """Returns the bytes needed in addition to a step's: batches, the photo being read, and observations."""
-    loading = (1 + prefetch) * config.batch_size * job.photo_bytes + job.decoding_bytes
-    return loading + job.observed_bytes
+    """Returns the bytes needed in addition to a step's and a photo's: batches and observations."""
+    return (1 + prefetch) * config.batch_size * job.photo_bytes + job.observed_bytes
 
 
 def in_precision(float32_bytes: int, strategy: Strategy) -> int:

@@ -38,7 +38,8 @@ class PlanReport(Report):
         limit_bytes: Maximum memory that the learning process may take.
         limit_source: Origin of `limit_bytes`, in words.
         predicted_peak_rss_bytes: Peak memory that the learning process is predicted to take.
-        smallest_limit_bytes: Smallest limit with which the increment would still run.
+        smallest_limit_bytes: Limit with which the increment would still run: the smallest that surely has
+            room for reading every photo, even if the plan itself reads none again.
         predicted_seconds: Time from the command's start to its end, as predicted.
         ending_seconds: Part of `predicted_seconds` after the last photo; None in plans of older versions.
         disk_bytes: Free disk space that the increment needs while it runs.

@@ -19,8 +19,9 @@ from ..model.torch_needed import require_torch, require_torch_installed, torch_i
 from ..photos.class_folders import advice_on_known_class
 from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder
+from ..photos.guard import MAX_MEMORY_BYTES
 from ..photos.photo_set import PhotoSet, PixelCache, split_held_back
-from ..photos.reading import decoding_bytes, forget_decoding_peak
+from ..photos.reading import decoding_bytes, forget_decoding_peak, separate_decoding_bytes
 from ..records import ProgressCallback, StepReporter
 from ..wording import counted
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
@@ -97,9 +98,11 @@ def set_up(
         from .instant import require_solved_head
 
         require_solved_head(parent)
-    with freed_memory_kept(True):  # every photo frees memory that the next one can use
+    # Every photo frees memory that the next one can use; a tight limit must not count it against that one.
+    with freed_memory_kept(memory_limit(config)[0] - rss_bytes() > 2 * MAX_MEMORY_BYTES):
         photos = _read_photos(folder, parent.manifest, config, on_progress, more)
-    decoding = decoding_bytes(max(0, peak_rss_bytes() - rss_bytes()))
+    reading = max(0, peak_rss_bytes() - rss_bytes())
+    decoding, separate = decoding_bytes(reading), separate_decoding_bytes(reading)
     approach = _choose_approach(parent, len(photos.to_learn.photos), config, more)
     steps = 1 + USUAL_STEPS if approach.recipe.trains else USUAL_STEPS
     report = StepReporter("plan", steps, on_progress)
@@ -117,7 +120,7 @@ def set_up(
             generation_bytes=home.current().bytes(),
             timer=timer,
         )
-        job = replace(job, before_step=report)
+        job = replace(job, separate_decoding_bytes=separate, before_step=report)
         if left_off:  # training that began in one precision must not continue in another
             job = replace(job, precisions=(left_off.precision,))
         plan = make_plan(job, config, limit, limit_source)

@@ -110,7 +110,7 @@ def train_increment(
         loss, norm = float(L_C + recipe.beta * L_D + recipe.gamma * L_AD), optimizer.gradient_norm()
         for name, value in (("the loss", loss), ("the norm of the gradients", norm)):
             if not math.isfinite(value):
-                raise _diverged(f"{name} became {value} at step {batch.step + 1}", recipe)
+                raise _diverged(f"{name} became {value} at step {batch.step + 1}", config, recipe)
         # BatchNorm is frozen, so nothing else limits the length of a step.
         optimizer.update(rates, config.momentum, scale=max_norm / max(norm, max_norm))
 
@@ -120,7 +120,7 @@ def train_increment(
         after_step(state)
 
     if not all_finite(parameters.values()):  # no loss is computed after the last update
-        raise _diverged(f"the weights were no longer finite after step {total_steps}", recipe)
+        raise _diverged(f"the weights were no longer finite after step {total_steps}", config, recipe)
     student.requires_grad_(False)
     seconds, mean_losses = time.monotonic() - started, loss_sums / len(photos.photos)
     step_ms = 1000 * seconds / max(1, total_steps - done)
@@ -149,13 +149,13 @@ def _state(step: int, loss_sums: NDArray[np.float64], optimizer: MomentumSGD) ->
     return TrainingState(step, sums, optimizer.tensors())
 
 
-def _diverged(what_happened: str, recipe: Recipe) -> GateError:
-    heads_rate = recipe.head_learning_rate
-    advice_on_head = f" and a head_learning_rate below {heads_rate}" if heads_rate else ""
-    return GateError(
-        f"{what_happened}; the model is unchanged: "
-        f"try again with a learning rate below {recipe.learning_rate}{advice_on_head}"
-    )
+def _diverged(what_happened: str, config: IncrementConfig, recipe: Recipe) -> GateError:
+    names = {"learning_rate": "--learning-rate", "head_learning_rate": "head_learning_rate in lwm-edge.toml"}
+    used = {name: rate for name in names if (rate := getattr(recipe, name))}
+    # A rate that was set is the likelier cause; the recipes' own have been tried.
+    chosen = [name for name in used if getattr(config, name) is not None] or list(used)
+    advice = " and ".join(f"{names[name]} below {used[name]:g}" for name in chosen)
+    return GateError(f"{what_happened}; the model is unchanged: try again with {advice}")
 
 
 def _report(

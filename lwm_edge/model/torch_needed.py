@@ -7,6 +7,10 @@ from importlib.util import find_spec
 from ..errors import ConfigError, first_line, ran_out_of_memory
 
 _LIBRARIES = ("torch", "torchvision")
+_HOW = (
+    "pip install torch torchvision; deploy/README.md says how to get the builds for CPUs, which are several "
+    "gigabytes smaller, or those for a Jetson"
+)
 
 
 def torch_is_installed() -> bool:
@@ -26,8 +30,7 @@ def require_torch_installed(what: str, instead: str = "") -> None:
     """
     if not torch_is_installed():
         raise ConfigError(
-            f"{what} torch and torchvision, and they are not installed here: install them "
-            f"(pip install torch torchvision){instead}"
+            f"{what} torch and torchvision, and they are not installed here: install them ({_HOW}){instead}"
         )
 
 
@@ -49,5 +52,5 @@ def require_torch(what: str, instead: str = "") -> None:
             raise
         raise ConfigError(
             f"{what} torch and torchvision, and they cannot be loaded here ({first_line(error)}): install a "
-            f"pair that fits this machine and each other (pip install torch torchvision){instead}"
+            f"pair that fits this machine and each other ({_HOW}){instead}"
         ) from error

@@ -56,10 +56,13 @@ class DecoderProcess:
         resident_bytes: Resident memory of the process when it last answered; 0 if it has not answered yet,
             if this object ended it, or if the system does not say.
         peak_bytes: Highest resident memory since `forget_peak`.
+        may_be_needed: Whether, since `forget_peak`, there was a photo that this process decodes if memory is
+            scarce.
     """
 
     resident_bytes: int = 0
     peak_bytes: int = 0
+    may_be_needed: bool = False
 
     def __post_init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -124,7 +127,7 @@ class DecoderProcess:
 
     def forget_peak(self) -> None:
         """Starts measuring the peak afresh."""
-        self.peak_bytes = 0
+        self.peak_bytes, self.may_be_needed = 0, False
 
     def end(self) -> None:
         """Ends the process, if there is one."""

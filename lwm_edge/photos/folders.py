@@ -116,9 +116,11 @@ def _check_files(
     files = [(path, found) for found in classes for path in found.files]
 
     def check(file: FileOfClass, on_wait: OnWait) -> CheckedFile:
+        """Checks one file, in whichever thread this is."""
         return check_file(*file, listing, read, on_wait)
 
     def check_here(file: FileOfClass) -> CheckedFile:
+        """Checks one file in the caller's thread, where progress may be reported."""
         report()
         return check(file, report.again)
 

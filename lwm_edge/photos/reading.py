@@ -18,6 +18,8 @@ from .pixels import Pixels
 from .preprocessing import Preprocessing
 
 _ALWAYS_HERE = 16 * MIB  # a photo may always take this much in this process, however little the limit leaves
+_DECODER_BYTES = 36 * MIB  # what the process that decodes costly photos takes without a photo
+_UNUSED_BYTES = 12 * MIB  # address space that counts against that process's limit, but may stay unused
 
 
 def read_photo(
@@ -46,13 +48,14 @@ def read_photo(
     image_size, resize_size = preprocessing.image_size, preprocessing.resize_size
     used = 0 if limit_bytes is None else rss_bytes()
     room = MAX_MEMORY_BYTES if limit_bytes is None else min(MAX_MEMORY_BYTES, limit_bytes - used)
-    try:
-        here = max(_ALWAYS_HERE, min(MAX_BYTES_HERE, room - DECODER.resident_bytes))
-        return decode(path, image_size, resize_size, here, on_wait)
-    except MemoryError:
-        raise PhotosError("does not fit into memory") from None
-    except TooCostlyHereError:
-        pass
+    # the first try tells costly photos from others, and takes no time if it fails
+    for here in (_ALWAYS_HERE, min(MAX_BYTES_HERE, room - DECODER.resident_bytes)):
+        try:
+            return decode(path, image_size, resize_size, here, on_wait)
+        except MemoryError:
+            raise PhotosError("does not fit into memory") from None
+        except TooCostlyHereError:
+            DECODER.may_be_needed = True
     if limit_bytes is not None and room < MIN_BYTES:
         raise ResourceError(
             f"{limit_bytes // MIB} MiB of memory is too little to read {path}; pass --max-memory "
@@ -79,3 +82,13 @@ def decoding_bytes(here: int) -> int:
         here: Most bytes that reading photos took in this process.
     """
     return max(here + DECODER.resident_bytes, DECODER.peak_bytes)
+
+
+def separate_decoding_bytes(here: int) -> int:
+    """Estimates what `decoding_bytes` would be if the other process decoded every costly photo.
+
+    Returns 0 if no photo was costly enough for that, however tight the limit.
+    """
+    if not DECODER.may_be_needed:
+        return 0
+    return max(MIN_BYTES, max(here + _DECODER_BYTES, DECODER.peak_bytes) + _UNUSED_BYTES)

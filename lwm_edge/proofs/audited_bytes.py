@@ -28,6 +28,7 @@ from ..model.bundle import (
 )
 from ..model.manifest import Manifest
 from ..model.onnx.graph import declared_backbone
+from ..wording import counted
 from .hidden_content import (
     SYSTEM_ATTRIBUTES,
     attribute_problems,
@@ -91,7 +92,7 @@ def _unexplained(path: Path, home: Home) -> str:
         hint = "unless a change is running now, an interrupted one left it, and the next change removes it"
     else:
         hint = "lwm-edge did not make it and leaves it alone; move it out of the home"
-    what = "a folder" if _is_folder(path) else f"{path.lstat().st_size} bytes"
+    what = "a folder" if _is_folder(path) else counted(path.lstat().st_size, "byte", "bytes")
     return f"{relative} ({what}) is unexplained: {hint}"
 
 

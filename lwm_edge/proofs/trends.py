@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from statistics import linear_regression
 
 from ..home.ownership import LABELS, ONNX
+from ..wording import counted
 from .reports import SimulationStep, Trend
 
 MEMORY_TOLERANCE = 0.02
@@ -66,7 +67,7 @@ def find_problems(steps: Sequence[SimulationStep], trends: Sequence[Trend]) -> I
     seen = set()
     for step in steps:
         for problem in step.problems:
-            kind = re.sub(r"\d+", "#", problem)
+            kind = re.sub(r"\d[\d,]*( bytes?)?", "#", problem)
             if kind not in seen:
                 seen.add(kind)
                 yield f"after increment {step.increment}: {problem}"
@@ -76,14 +77,14 @@ def find_problems(steps: Sequence[SimulationStep], trends: Sequence[Trend]) -> I
 
 
 def _describe(trend: Trend) -> str:
-    grown = max(trend.growth_bytes, trend.last - trend.second)
+    grown = counted(round(max(trend.growth_bytes, trend.last - trend.second)), "byte", "bytes")
     if trend.figure in _MEMORY_FIGURES:
         allowed = f"{trend.allowed_bytes:,.0f} are allowed"
-        return f"peak memory ({trend.figure}) grew by {grown:,.0f} bytes; {allowed}"
+        return f"peak memory ({trend.figure}) grew by {grown}; {allowed}"
     if trend.explained_bytes_per_class:
         return f"the file {trend.figure} does not have the length that its classes require"
     what = trend.figure if trend.figure == STORAGE else f"the file {trend.figure}"
-    return f"{what} grew by {grown:,.0f} bytes"
+    return f"{what} grew by {grown}"
 
 
 def _constant(figure: str, classes: Sequence[int], sizes: Sequence[int]) -> Trend:

@@ -183,7 +183,7 @@ def test_an_error_in_json(run: Any, home: Home, make_photos: PhotoMaker) -> None
 def test_a_failed_audit_has_its_exit_code(run: Any, home: Home) -> None:
     (home.path / "planted").write_text("x")
     result = run("audit", "--home", home.path)
-    assert result.code == 4 and "planted (1 bytes) is unexplained" in result.err
+    assert result.code == 4 and "planted (1 byte) is unexplained" in result.err
     assert f"lwm-edge repair --home {home.path}" in result.out and "of which 1 are unexplained" in result.out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from lwm_edge import IncrementConfig, Progress, add_classes, plan_increment
 from lwm_edge.base.choose_levels import find_levels
@@ -471,6 +473,43 @@ def test_reading_photos_counts_only_if_some_are_read_again(
     more = plan.predicted_peak_rss_bytes - without.predicted_peak_rss_bytes
     assert (more == pytest.approx(105 * MIB)) is decoding_counts and (more == 0) is not decoding_counts
     assert plan.keeps_all_photos is not decoding_counts
+
+
+def test_the_limit_that_is_named_has_room_for_reading_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the plan keeps in memory, with a smaller limit each photo must be read once, or again."""
+    job = replace(_Machine(monkeypatch).job, held_bytes=100 * 1000)
+    cheap, costly = (
+        make_plan(replace(job, separate_decoding_bytes=bytes), SHORT, 2000 * MIB, "as set")
+        for bytes in (0, 64 * MIB)
+    )
+    assert cheap.keeps_all_photos and costly.keeps_all_photos
+    assert costly.predicted_peak_rss_bytes == cheap.predicted_peak_rss_bytes
+    more = costly.smallest_limit_bytes - cheap.smallest_limit_bytes
+    assert more == pytest.approx(1.02 * 1.05 * 64 * MIB)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "how"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {"compress_level": 1})]
+)
+def test_the_limit_that_is_named_is_enough_for_photos_of_12_megapixels(
+    home: Home, tmp_path: Path, format: str, how: dict[str, object]
+) -> None:
+    (tmp_path / "new" / "Bag").mkdir(parents=True)
+    for turn in range(6):
+        photo = Image.linear_gradient("L").convert("RGB").rotate(60 * turn).resize((4_000, 3_000))
+        photo.save(tmp_path / "new" / "Bag" / str(turn), format, **how)
+    photos = str(tmp_path / "new")
+    command = [sys.executable, "-m", "lwm_edge", "add-classes", photos, "--home", str(home.path)]
+
+    def plan(*options: str) -> str:
+        done = subprocess.run([*command, "--dry-run", *options], capture_output=True, text=True, check=True)
+        assert "Bag (6)" in done.stdout  # none was skipped
+        return done.stdout
+
+    predicted, enough = (int(number) for number in re.findall(r"(\d+) MiB (?:predicted|would)", plan()))
+    assert enough > predicted and "would be enough, with room for reading the photos" in plan()
+    assert f"{predicted} MiB predicted" in plan("--max-memory", f"{enough}MiB")
 
 
 def test_reading_photos_counts_if_the_limit_leaves_them_no_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,15 +178,32 @@ def test_progress_counts_every_step() -> None:
     assert [p.done for p in seen] == [1, 2] and {p.total for p in seen} == {2} and report.steps == 2
 
 
-def test_diverging_training_is_refused() -> None:
-    with pytest.raises(GateError, match="learning rate"):
-        _train(QUICK.model_copy(update={"learning_rate": 1e6, "max_gradient_norm": 1e30, "epochs": 3}))
+@pytest.mark.parametrize(
+    ("rates", "advice"),
+    [
+        ({"learning_rate": 1e6}, r"with --learning-rate below 1e\+06$"),
+        ({"head_learning_rate": 1e38}, r"with head_learning_rate in lwm-edge\.toml below 1e\+38$"),
+        (
+            {"learning_rate": 1e6, "head_learning_rate": 1e38},
+            r"--learning-rate below 1e\+06 and head_learning_rate in lwm-edge\.toml below 1e\+38$",
+        ),
+    ],
+)
+def test_diverging_training_is_refused_and_the_rates_that_were_set_are_named(
+    rates: dict[str, float], advice: str
+) -> None:
+    with pytest.raises(GateError, match=advice):
+        _train(QUICK.model_copy(update={**rates, "max_gradient_norm": 1e30, "epochs": 3}))
 
 
-def test_the_head_learning_rate_is_named_if_training_diverges() -> None:
-    wild = {"head_learning_rate": 1e38, "max_gradient_norm": 1e30, "epochs": 3}
-    with pytest.raises(GateError, match=r"below 0\.003 and a head_learning_rate below 1e\+38"):
-        _train(QUICK.model_copy(update=wild))
+def test_the_recipes_rates_are_named_if_training_diverges_and_none_was_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "all_finite", lambda tensors: False)
+    with pytest.raises(
+        GateError, match=r"--learning-rate below 0\.003 and head_learning_rate in .* below 0\.01$"
+    ):
+        _train(QUICK)
 
 
 def test_weights_that_the_last_update_made_infinite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

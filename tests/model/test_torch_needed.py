@@ -44,6 +44,7 @@ def test_a_command_that_needs_torch_says_so_if_torch_is_broken(tmp_path: Path, c
     assert ended.returncode == 2
     assert "needs torch and torchvision, and they cannot be loaded here" in ended.stderr
     assert "libcudart" in ended.stderr and "pip install" in ended.stderr
+    assert "deploy/README.md says how to get the builds for CPUs" in ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
@@ -60,7 +61,10 @@ def test_broken_torch_stops_only_recipes_that_train(tmp_path: Path, shipped_home
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"recipe": "lwm"}, "recipe lwm trains the network, which needs torch .* not installed here"),
+        (
+            {"recipe": "lwm"},
+            "recipe lwm trains the network, which needs torch .* not installed here.*builds for CPUs",
+        ),
         ({"recipe": "lda", "max_attention_distance": 0.5}, "max_attention_distance is set"),
     ],
 )

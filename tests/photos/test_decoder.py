@@ -26,7 +26,12 @@ from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.guard import MAX_MEMORY_BYTES, MIB
 from lwm_edge.photos.photo_set import PixelCache
 from lwm_edge.photos.preprocessing import Preprocessing
-from lwm_edge.photos.reading import decoding_bytes, forget_decoding_peak, read_photo
+from lwm_edge.photos.reading import (
+    decoding_bytes,
+    forget_decoding_peak,
+    read_photo,
+    separate_decoding_bytes,
+)
 from tests.support import odd_photos as odd
 from tests.support.hostile import no_hang
 
@@ -69,8 +74,11 @@ def test_the_pixels_are_the_same_in_either_process(write: Write) -> None:
 
 def test_ordinary_photos_need_no_second_process(write: Write) -> None:
     for format, side in (("JPEG", 3_500), ("PNG", 3_500), ("BMP", 3_500)):
+        forget_decoding_peak()
+        read_photo(write("small", 100, format), PREPROCESSING)
+        assert separate_decoding_bytes(0) == 0  # not even with a tight limit
         read_photo(write("photo", side, format), PREPROCESSING)
-        assert DECODER._process is None
+        assert DECODER._process is None and separate_decoding_bytes(0) >= MIN_BYTES
 
 
 def test_a_folder_needs_one_process(tmp_path: Path, write: Write) -> None:

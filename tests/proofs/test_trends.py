@@ -9,6 +9,7 @@ import pytest
 from lwm_edge.home.reports import MemoryReport
 from lwm_edge.proofs.reports import SimulationStep
 from lwm_edge.proofs.trends import find_problems, find_trends
+from lwm_edge.wording import counted
 
 MIB = 2**20
 RSS = 400 * MIB
@@ -60,7 +61,7 @@ def test_growth_that_the_classes_explain_is_not_a_problem_and_slopes_are_exact()
 def test_a_file_that_grows_by_a_byte_is_named_with_its_growth() -> None:
     steps = [step(n, {"model.lwm": 1000 + (n == 50)}) for n in range(1, 51)]
     problems = verdict(steps)
-    assert "the file model.lwm grew by 1 bytes" in problems
+    assert "the file model.lwm grew by 1 byte" in problems
 
 
 def test_a_file_that_comes_and_goes_is_named() -> None:
@@ -91,5 +92,8 @@ def test_the_first_increment_warms_up() -> None:
 
 
 def test_a_problem_that_every_audit_finds_is_named_once() -> None:
-    steps = [step(n, problems=(f"photo{n}.png ({n} bytes) is unexplained",)) for n in range(1, 5)]
-    assert verdict(steps) == ["after increment 1: photo1.png (1 bytes) is unexplained"]
+    steps = [
+        step(n, problems=(f"photo{n}.png ({counted(n, 'byte', 'bytes')}) is unexplained",))
+        for n in (1, 2, 1000)
+    ]
+    assert verdict(steps) == ["after increment 1: photo1.png (1 byte) is unexplained"]
