@@ -33,6 +33,17 @@ GRIDS = (1, 2, 3)
 
 
 @torch.no_grad()
+def map_shapes(network: Network) -> list[tuple[int, ...]]:
+    """Returns the shape [channels, height, width] of each block's maps of one image."""
+    size = network.preprocessing.image_size
+    image = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=network.head.weight.device)
+    maps, shapes = network.normalise(image), []
+    for block in network.blocks():
+        maps = block(maps)
+        shapes.append(tuple(maps.shape[1:]))
+    return shapes
+
+
 def find_levels(network: Network, grid: int) -> Levels | None:
     """Finds the last block of each map size except the last size; returns None if the grid does not fit.
 
@@ -40,12 +51,7 @@ def find_levels(network: Network, grid: int) -> Levels | None:
         network: Network without levels.
         grid: Number of cells per side.
     """
-    size = network.preprocessing.image_size
-    image = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=network.head.weight.device)
-    maps, ends = network.normalise(image), {}
-    for index, block in enumerate(network.blocks()):
-        maps = block(maps)
-        ends[maps.shape[2:]] = (index, maps.shape[1])
+    ends = {tuple(sides): (index, channels) for index, (channels, *sides) in enumerate(map_shapes(network))}
     *earlier, _ = sorted((index, channels, min(sides)) for sides, (index, channels) in ends.items())
     values = grid**2 * sum(channels for _, channels, _ in earlier)
     if min((side for _, _, side in earlier), default=0) < grid or values > MAX_VALUES:

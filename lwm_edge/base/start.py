@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from ..errors import ConfigError, first_line
 from ..model.architectures.registry import Architecture
 from ..model.architectures.surgery import check_surgery, take_apart
-from ..model.network import Network, attention_cells
+from ..model.network import Network
 from ..photos.preprocessing import Preprocessing
 from ..wording import counted
 from .checkpoint import load_into, read_checkpoint
+from .choose_levels import map_shapes
 from .config import BaseConfig, PackConfig
 
 
@@ -120,7 +122,8 @@ def _assemble(
         nn.init.zeros_(tensor)
     network = Network(backbone, full_head, 0, preprocessing).eval()
     try:
-        attention_cells(network)
+        if not all(map(math.prod, map_shapes(network))):
+            raise ValueError("no cells are left of its feature maps")
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"{config.architecture} cannot take images of {preprocessing.image_size} px "

@@ -20,7 +20,7 @@ from lwm_edge.errors import (
     StoppedError,
 )
 from lwm_edge.learning.discriminant import FOLDS
-from lwm_edge.model.architectures.registry import find_architecture
+from lwm_edge.model.architectures.registry import Architecture, find_architecture
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network
 from lwm_edge.model.network import Network
@@ -53,6 +53,33 @@ def tiny(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> BaseReport:
 @pytest.fixture(scope="module")
 def tiny_without_levels(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> BaseReport:
     return build_base(photos, tmp_path_factory.mktemp("plain") / "base.lwm", PLAIN)
+
+
+class _Cropped(torch.nn.Module):
+    """Crops 2 px off each side of maps with a quarter of the image's side; one block pads them again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        crop, pad = torch.nn.ZeroPad2d(-2), torch.nn.ZeroPad2d(1)
+        self.features = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, stride=4), crop, pad)
+        self.fc = torch.nn.Linear(8, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(self.features(images).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("grid", [None, 0, 1])
+def test_a_network_whose_maps_vanish_is_refused_before_the_photos_are_read(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grid: int | None
+) -> None:
+    preprocessing = find_architecture("small_resnet20").preprocessing
+    cropped = Architecture(build=_Cropped, features=("features",), head="fc", preprocessing=preprocessing)
+    monkeypatch.setattr(build, "find_architecture", lambda name: cropped)
+    monkeypatch.setattr(build, "read_photo_folder", lambda *_, **__: pytest.fail("the photos were read"))
+    config = TINY.model_copy(update={"architecture": "cropped", "image_size": 16, "grid": grid})
+    with pytest.raises(ConfigError, match=r"cropped cannot take images of 16 px \(no cells are left"):
+        build_base(photos, tmp_path / "base.lwm", config)
 
 
 @pytest.mark.slow
