@@ -43,7 +43,11 @@ class BundleConfig(Settings):
     description: Paragraph | None = None
     """Description of the base for people to read in the ONNX file."""
     permits: tuple[Permission, ...] = ()
-    """Changes that devices may make only if listed: add-photos (to shipped classes), undo, other-devices."""
+    """Changes that need permission: add-photos (to shipped classes), undo, other-devices (no command yet).
+
+    The last one is for classes that other devices learnt. No command takes such classes yet, so it permits
+    what a later version may do.
+    """
 
     @field_validator("author", "license", "description")
     @classmethod

@@ -60,7 +60,7 @@ def judge_shipped(
         new_right: Share of a new class's photos that were recognised, as a mean over these classes. Each
             photo was judged by a head that had not learnt it.
         solved: Whether the student's head is solved from statistics.
-        is_first: Whether the teacher is the model that shipped.
+        is_first: Whether the teacher has the network and the head that shipped.
     """
     shipped = len(class_names)
     if not shipped:
@@ -73,7 +73,9 @@ def judge_shipped(
     as_shipped, by_solved = (
         float((counts[is_measured] / total[is_measured]).mean()) for counts in (right, right_solved)
     )
-    accuracy, photos = by_solved if solved else as_shipped, int(total.sum())
+    # Even if training now changes the head, it started as a solved one, and as accurate as such a head.
+    starts_solved = solved or is_solved(head_before.weight, known)
+    accuracy, photos = by_solved if starts_solved else as_shipped, int(total.sum())
     per_photo = 1 / total[is_measured]
     counted = is_measured.sum() ** 2 / per_photo.sum()  # this many evenly spread photos would tell as much
     alone = _head_alone(known, head_before, shipped, solved)

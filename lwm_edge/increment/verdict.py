@@ -12,6 +12,7 @@ from ..learning.discriminant import Features, Labels
 from ..learning.reports import DriftReport
 from ..model.bundle import HISTOGRAM, MEASURED
 from ..model.evaluation import EvaluationReport, evaluate_predictions
+from ..model.manifest import BASE
 from ..model.unknown import Histogram, count_scores
 from .gate import pass_gate
 from .judgement import (
@@ -103,7 +104,8 @@ def judge_what_shipped(task: Task, learnt: Learnt, judged: Sequence[NewClassRepo
         parent.class_names[: parent.shipped_classes],
         new_right=mean_share_right(judged),
         solved=task.approach.recipe.head == "solved",
-        is_first=parent.increment_count == 0,
+        # Renaming, removing classes and calibrating leave the network and the remaining rows as they were.
+        is_first=parent.recipe == BASE,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from lwm_edge import add_classes, evaluate
+from lwm_edge import add_classes, evaluate, rename_class
 from lwm_edge.demo import DEMO_DATA
 from lwm_edge.errors import GateError
 from lwm_edge.home.home import Home
@@ -142,6 +142,14 @@ def test_the_estimate_starts_from_what_the_vendor_measured(
     true = evaluate(measured_home, DEMO_DATA / "test" / "base").accuracy
     low, high = crowded.drift.shipped.interval
     assert low <= true <= high
+
+
+def test_a_renamed_class_does_not_change_what_the_vendor_measured(
+    measured_home: Home, make_photos: PhotoMaker
+) -> None:
+    rename_class(measured_home, "Coat", "Jacket")
+    shipped = add_classes(measured_home, make_photos("Bag", count=10), LDA, isolate=False).drift.shipped
+    assert shipped is not None and shipped.before == shipped.measured == pytest.approx(0.94)
 
 
 def test_without_measurements_no_accuracy_on_shipped_classes_is_estimated(

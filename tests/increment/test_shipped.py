@@ -52,14 +52,19 @@ def test_a_new_class_that_is_far_away_costs_nothing(known: ClassStatistics) -> N
     assert found.estimate.before == found.estimate.measured
 
 
-@pytest.mark.parametrize(("solved", "expected"), [(True, 0.8), (False, 0.95)])
+@pytest.mark.parametrize(
+    ("solved", "solved_before", "expected"),
+    [(True, True, 0.8), (True, False, 0.8), (False, True, 0.8), (False, False, 0.95)],
+)
 def test_the_estimate_starts_from_what_a_head_of_the_same_kind_got_right(
-    known: ClassStatistics, solved: bool, expected: float
+    known: ClassStatistics, solved: bool, solved_before: bool, expected: float
 ) -> None:
+    head_before = known.solve_head(3)
+    head_before.weight[0, 0] += 0 if solved_before else 0.1
     found = judge_shipped(
         known,
         with_new_class(known, CENTRES[3] * 3),
-        known.solve_head(3),
+        head_before,
         with_new_class(known, CENTRES[3] * 3).solve_head(4),
         measured(38, 38, 38, fewer_if_solved=6),
         NAMES,
