@@ -492,7 +492,7 @@ def test_each_photo_is_decoded_once_and_observed_once_by_each_network(
         seen.append(0 if is_grey or generated else len(images))
 
     def counting_run(self: Network, images: torch.Tensor) -> object:
-        counting_run_of(images.numpy())
+        counting_run_of(images.cpu().numpy())
         return run(self, images)
 
     def counting_backbone(self: Backbone, images: np.ndarray, **how: Any) -> object:
