@@ -1,7 +1,6 @@
 """Implements stochastic gradient descent with momentum; its state can be restored when training resumes.
 
-`torch.optim` offers this too, but also loads a compiler, which takes 70 MiB. As `torch.optim` does, this
-module hands torch whole lists of tensors: a GPU takes longer for a call than for most tensors.
+`torch.optim` offers this too, but also loads a compiler, which takes 70 MiB.
 """
 
 from __future__ import annotations
@@ -44,27 +43,23 @@ class MomentumSGD:
     @torch.no_grad()
     def gradient_norm(self) -> float:
         """Computes the norm of all gradients together, which is not finite if any gradient is not."""
-        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
-        return float(torch.stack(torch._foreach_norm(gradients)).norm())
+        norms = [p.grad.norm() for p in self._parameters.values() if p.grad is not None]
+        return float(torch.stack(norms).norm())
 
     @torch.no_grad()
     def update(self, learning_rates: Mapping[str, float], momentum: float, scale: float) -> None:
-        """Updates the parameters that have a gradient, and frees the gradients.
+        """Updates the parameters that have a gradient, and frees each gradient once it is applied.
 
         Args:
             learning_rates: Learning rate of each parameter, by name.
             momentum: Share of v that is kept.
             scale: Factor by which all gradients are multiplied.
         """
-        gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
-        v = {name: self._momenta[name] for name in gradients}
-        torch._foreach_mul_([*v.values()], momentum)
-        torch._foreach_add_([*v.values()], [*gradients.values()], alpha=scale)
-        del gradients
-        self.forget_gradients()
-        for rate in {learning_rates[name] for name in v}:
-            moved = [name for name in v if learning_rates[name] == rate]
-            torch._foreach_sub_([self._parameters[n] for n in moved], [v[n] for n in moved], alpha=rate)
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                v = self._momenta[name].mul_(momentum).add_(parameter.grad, alpha=scale)
+                parameter.grad = None
+                parameter.sub_(v, alpha=learning_rates[name])
 
 
 @torch.no_grad()

@@ -45,6 +45,21 @@ def test_a_lack_of_memory_is_not_reported_as_a_bug_whoever_notices_it(error: Exc
         fails()
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 MiB.",
+        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":995',  # on a Jetson
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_a_full_gpu_is_not_taken_for_a_full_machine(message: str) -> None:
+    error = known(RuntimeError(message))
+    assert isinstance(error, ResourceError)
+    assert "the GPU ran out of memory" in str(error) and "batch_size" in str(error)
+    assert "ulimit" not in str(error)
+
+
 def test_any_other_error_is_still_reported_as_a_bug() -> None:
     assert type(known(ImportError("No module named 'torch'"))) is LwmEdgeError
     assert type(known(RuntimeError("odd"))) is LwmEdgeError
