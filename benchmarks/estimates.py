@@ -31,6 +31,7 @@ from lwm_edge.base.measure import measured_tensors, settle
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.discriminant import Labels
 from lwm_edge.learning.running import Observation, observe
+from lwm_edge.learning.unknown import score_tensors
 from lwm_edge.model.bundle import Bundle, open_bundle, save_bundle
 from lwm_edge.model.loading import load_network, network_arrays
 from lwm_edge.photos.folders import read_photo_folder
@@ -66,6 +67,7 @@ def measured_copy(base: Bundle, learnt: Path, unseen: Path, path: Path) -> Path:
         **base.arrays(),
         **network_arrays(network),
         **settled.statistics.to_arrays(),
+        **score_tensors(settled.statistics, len(names)),
         **measured_tensors(settled, unseen_labels, base.manifest.capacity),
     }
     return save_bundle(path, arrays, base.manifest).path

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lwm_edge.demo import DEMO_DATA
+from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -124,6 +124,18 @@ def test_the_sweep_runs_resumes_and_prints_its_table(data: Path, tmp_path: Path)
     printed = _run("sweep.py", data, results, *options, "--trial", "epochs=1")
     assert printed.count("| `epochs=1") == 2 and printed.count("\nBest: ") == 2
     assert json.loads(results.read_text())["runs"] == runs
+
+
+@pytest.mark.extended
+def test_estimates_are_compared_with_real_photos(data: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):  # the base knows six classes, and others are learnt
+        for source in sorted(DEMO_DATA.glob(f"{split}/*/*"))[6:]:
+            (data / split / source.name).symlink_to(source)
+    printed = _run("estimates.py", BASE_BUNDLE, data, tmp_path / "estimates.json", "--classes", 2)
+    (run,) = json.loads((tmp_path / "estimates.json").read_text())["runs"]
+    (row,) = run["rows"]
+    assert row["classes"] == 8 and 0.5 < row["accuracy"] < 1 and row["estimate"]["measured"] > 0.5
+    assert "| base | lda | 1 of 2 |" in printed
 
 
 @pytest.mark.extended

@@ -30,6 +30,7 @@ from ..learning.unseen import Unseen, judge_unseen
 from ..model.bundle import (
     CONFUSIONS,
     HISTOGRAM,
+    MEASURED,
     RIGHT,
     RIGHT_SOLVED,
     TOTAL,
@@ -214,4 +215,4 @@ def measured_tensors(settled: Settled, labels: Labels, capacity: int) -> Arrays:
     rows = np.argsort(-counts, kind="stable")[: len(arrays[CONFUSIONS])]
     arrays[CONFUSIONS][: len(rows)] = np.concatenate([pairs[rows], counts[rows, None]], 1)
     arrays[HISTOGRAM] = count_scores(settled.scores, labels, capacity)
-    return arrays
+    return {name: arrays[name] for name in (*MEASURED, HISTOGRAM)}

@@ -10,7 +10,7 @@ from lwm_edge.base.measure import Settled, _is_better, measured_tensors, settle
 from lwm_edge.base.reports import StatisticsReport
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.running import Observation
-from lwm_edge.model.bundle import CONFUSIONS, HISTOGRAM, RIGHT, RIGHT_SOLVED, TOTAL
+from lwm_edge.model.bundle import CONFUSIONS, HISTOGRAM, MEASURED, RIGHT, RIGHT_SOLVED, TOTAL
 from lwm_edge.model.evaluation import EvaluationReport, evaluate_predictions
 from lwm_edge.model.unknown import lowest_kept
 
@@ -103,6 +103,7 @@ def test_recognised_and_confused_photos_are_counted() -> None:
     solved = np.array([0, 0, 1, 2, 0, 0])
     settled = Settled(EMPTY, report, np.eye(4)[found], np.eye(4)[solved], np.array([9, 1, 1, 9, 9, 1]))
     arrays = measured_tensors(settled, labels, 4)
+    assert arrays.keys() == {*MEASURED, HISTOGRAM}
     assert arrays[HISTOGRAM].sum(1).tolist() == [3, 2, 1, 0]
     assert lowest_kept(arrays[HISTOGRAM][1:2], 0.5) == 8.5171  # the edge below 9
     assert arrays[TOTAL].tolist() == [3, 2, 1, 0] and arrays[RIGHT].tolist() == [1, 1, 1, 0]
