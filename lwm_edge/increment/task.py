@@ -11,11 +11,13 @@ from ..errors import CapacityError, ConfigError
 from ..freed_memory import drop_library_pages, freed_memory_kept
 from ..home.home import Home
 from ..home.trust import require_trusted_model
-from ..learning.config import RECIPES, IncrementConfig, MorePhotos, RecipeName, choose_recipe
+from ..learning.config import (
+    IncrementConfig,
+    MorePhotos,
+)
 from ..memory import peak_rss_bytes, reset_peak_rss, rss_bytes
-from ..model.bundle import WEIGHT, Bundle
+from ..model.bundle import Bundle
 from ..model.manifest import Manifest
-from ..model.torch_needed import require_torch, require_torch_installed, torch_is_installed
 from ..photos.class_folders import advice_on_known_class
 from ..photos.class_names import fold_class_name
 from ..photos.folders import read_photo_folder
@@ -24,14 +26,13 @@ from ..photos.photo_set import PhotoSet, PixelCache, split_held_back
 from ..photos.reading import decoding_bytes, forget_decoding_peak, separate_decoding_bytes
 from ..records import ProgressCallback, StepReporter
 from ..wording import counted
+from .approach import choose_approach, make_learner, require_usable, warn_about_drift
 from .plan import SHARE_FOR_CHECKED_PHOTOS, check_disk, make_plan, memory_limit
 from .prediction import USUAL_STEPS
 from .reports import PlanReport
 from .resume import SavedTraining
 from .timing import Timer
 from .values import Approach, Learner, NewPhotos
-
-_ADVICE_WITHOUT_TORCH = ", or use recipe lda"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def set_up(
     parent = home.open_bundle()
     require_trusted_model(home, parent.manifest)
     if not more and config.recipe != "auto":
-        _require_usable(config.recipe, config)
+        require_usable(config.recipe, config)
     if config.sign_with:
         read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it
     reset_peak_rss()
@@ -103,11 +104,11 @@ def set_up(
         photos = _read_photos(folder, parent.manifest, config, on_progress, more)
     reading = max(0, peak_rss_bytes() - rss_bytes())
     decoding, separate = decoding_bytes(reading), separate_decoding_bytes(reading)
-    approach = _choose_approach(parent, len(photos.to_learn.photos), config, more)
+    approach = choose_approach(parent, len(photos.to_learn.photos), config, more)
     steps = 1 + USUAL_STEPS if approach.recipe.trains else USUAL_STEPS
     report = StepReporter("plan", steps, on_progress)
     report()
-    learner = _make_learner(parent, approach, len(photos.new_classes), config)
+    learner = make_learner(parent, approach, len(photos.new_classes), config)
     drop_library_pages()  # most of these pages were needed only for importing
     saved = SavedTraining(home.training, parent.manifest, folder, photos.to_learn, config, approach.recipe)
     limit, limit_source = memory_limit(config)
@@ -128,68 +129,11 @@ def set_up(
         plan = plan.model_copy(update={"checkpoints": False})
     check_disk(home.path, plan)
     photos.to_learn.cache.limit(plan.pixel_cache_bytes)
-    warnings = (*learner.warnings, *home.describe_foreign())
+    warnings = (*learner.warnings, *warn_about_drift(parent, approach, len(photos.to_learn.photos)))
+    warnings += home.describe_foreign()
     if left_off and left_off != plan:
         warnings += ("the plan has changed since the interruption, so the result may differ by rounding",)
     return Task(parent, photos, config, approach, learner, plan, saved, warnings)
-
-
-def _choose_approach(
-    parent: Bundle, photos: int, config: IncrementConfig, more: MorePhotos | None
-) -> Approach:
-    if more:
-        reason = "further photos of known classes go into the statistics, and the network stays as it is"
-        return Approach("lda", reason, RECIPES["lda"], config.classification or parent.manifest.activation)
-    manifest, features = parent.manifest, parent.arrays(WEIGHT)[WEIGHT].shape[1]
-
-    def map_cells() -> int:
-        """Counts the cells of the attention maps, which needs torch."""
-        require_torch("choosing whether to train the network needs", _ADVICE_WITHOUT_TORCH)
-        from ..model.loading import load_network
-        from ..model.network import attention_cells
-
-        return attention_cells(load_network(parent))
-
-    name, reason = choose_recipe(
-        config,
-        photos,
-        features,
-        reads_levels=manifest.levels is not None,
-        map_cells=map_cells if torch_is_installed() else None,
-    )
-    _require_usable(name, config)
-    recipe = RECIPES[name].adjusted(config)
-    return Approach(name, reason, recipe, config.classification or manifest.activation)
-
-
-def _require_usable(name: RecipeName, config: IncrementConfig) -> None:
-    """Refuses a recipe that this device or the settings rule out.
-
-    Raises:
-        ConfigError: The recipe needs torch, which is not installed, or it has no attention maps to limit.
-    """
-    if RECIPES[name].trains:
-        require_torch_installed(_what_needs_torch(name), _ADVICE_WITHOUT_TORCH)
-    elif config.max_attention_distance is not None:
-        raise ConfigError(
-            f"max_attention_distance is set, but attention maps need torch, and recipe {name} runs without "
-            "it; leave the setting out, or choose a recipe that trains, such as lwm"
-        )
-
-
-def _what_needs_torch(name: RecipeName) -> str:
-    return f"recipe {name} trains the network, which needs"
-
-
-def _make_learner(parent: Bundle, approach: Approach, new_classes: int, config: IncrementConfig) -> Learner:
-    if not approach.recipe.trains:
-        from .instant import InstantLearner
-
-        return InstantLearner(parent, approach, config)
-    require_torch(_what_needs_torch(approach.name), _ADVICE_WITHOUT_TORCH)
-    from .trained import TrainingLearner
-
-    return TrainingLearner(parent, approach, new_classes, config)
 
 
 def _still_fits(plan: PlanReport, photos: NewPhotos, config: IncrementConfig, limit: int) -> bool:

@@ -95,7 +95,7 @@ def choose_recipe(
         return config.recipe, "chosen in the settings"
     if reads_levels:
         return "lda", "the head reads earlier blocks too, so training the backbone would gain nothing"
-    if photos < _PHOTOS_PER_FEATURE * features:
+    if too_few_to_show_drift(photos, features):
         return (
             "lda",
             f"{photos} photos cannot show how {features} features drift, so the backbone stays as it is",
@@ -105,6 +105,11 @@ def choose_recipe(
     if map_cells() == 1:
         return "lda", "attention maps of a single cell cannot guide the backbone, so it stays as it is"
     return "lwm-lda", f"{photos} photos show how {features} features drift, so the backbone may learn"
+
+
+def too_few_to_show_drift(photos: int, features: int) -> bool:
+    """Tells whether there are too few photos to show how training moves the features of known classes."""
+    return photos < _PHOTOS_PER_FEATURE * features
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ def test_an_increment_changes_bundle_onnx_labels_and_receipt_together(
 def test_the_new_classes_are_learnt(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Bag", "Ankle boot", count=40)
     report = _add(home, photos, QUICK.model_copy(update={"recipe": "lwm-lda", "epochs": 4}))
+    assert any(line.startswith("64 photos are too few to show how") for line in report.warnings)
     assert report.held_back.new_accuracy is not None and report.held_back.new_accuracy > 0.6
     assert evaluate(home, photos).new_accuracy == pytest.approx(report.held_back.new_accuracy, abs=0.3)
 
@@ -352,6 +353,7 @@ def test_auto_chooses_by_the_photos_and_the_network(
     assert report.recipe == home.open_bundle().manifest.recipe == recipe
     assert reason in report.recipe_reason
     assert (report.training is None) == (recipe == "lda")
+    assert not any("too few to show" in line for line in report.warnings)
     assert report.held_back.new_accuracy is not None and report.held_back.new_accuracy > 0.6
 
 

@@ -1,0 +1,110 @@
+"""Chooses how an increment learns: its recipe, and the learner that follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..errors import ConfigError
+from ..learning.config import (
+    RECIPES,
+    IncrementConfig,
+    MorePhotos,
+    RecipeName,
+    choose_recipe,
+    too_few_to_show_drift,
+)
+from ..model.bundle import WEIGHT, Bundle
+from ..model.torch_needed import require_torch, require_torch_installed, torch_is_installed
+from .values import Approach, Learner
+
+_ADVICE_WITHOUT_TORCH = ", or use recipe lda"
+
+
+def choose_approach(
+    parent: Bundle, photos: int, config: IncrementConfig, more: MorePhotos | None
+) -> Approach:
+    """Chooses the recipe for an increment on a bundle's model.
+
+    Args:
+        parent: Bundle of the model before the increment.
+        photos: Number of photos to learn from.
+        config: Settings of the increment.
+        more: Settings for further photos of known classes; None for photos of new classes.
+
+    Raises:
+        ConfigError: The recipe needs torch, which is not installed, or the settings do not fit it.
+    """
+    if more:
+        reason = "further photos of known classes go into the statistics, and the network stays as it is"
+        return Approach("lda", reason, RECIPES["lda"], config.classification or parent.manifest.activation)
+    manifest, features = parent.manifest, _features(parent)
+
+    def map_cells() -> int:
+        """Counts the cells of the attention maps, which needs torch."""
+        require_torch("choosing whether to train the network needs", _ADVICE_WITHOUT_TORCH)
+        from ..model.loading import load_network
+        from ..model.network import attention_cells
+
+        return attention_cells(load_network(parent))
+
+    name, reason = choose_recipe(
+        config,
+        photos,
+        features,
+        reads_levels=manifest.levels is not None,
+        map_cells=map_cells if torch_is_installed() else None,
+    )
+    require_usable(name, config)
+    recipe = RECIPES[name].adjusted(config)
+    return Approach(name, reason, recipe, config.classification or manifest.activation)
+
+
+def warn_about_drift(parent: Bundle, approach: Approach, photos: int) -> Iterator[str]:
+    """Warns that statistics of known classes may no longer fit, if a few photos show how features move."""
+    features = _features(parent)
+    if (
+        approach.recipe.trains
+        and approach.recipe.head == "solved"
+        and too_few_to_show_drift(photos, features)
+    ):
+        yield (
+            f"{photos} photos are too few to show how training moves {features} features, so the known "
+            "classes may lose more accuracy than is estimated, and more with each such increment; recipe lda "
+            "leaves the features as they are"
+        )
+
+
+def _features(parent: Bundle) -> int:
+    """Returns the number d of values that the head reads."""
+    return int(parent.arrays(WEIGHT)[WEIGHT].shape[1])
+
+
+def require_usable(name: RecipeName, config: IncrementConfig) -> None:
+    """Refuses a recipe that this device or the settings rule out.
+
+    Raises:
+        ConfigError: The recipe needs torch, which is not installed, or it has no attention maps to limit.
+    """
+    if RECIPES[name].trains:
+        require_torch_installed(_what_needs_torch(name), _ADVICE_WITHOUT_TORCH)
+    elif config.max_attention_distance is not None:
+        raise ConfigError(
+            f"max_attention_distance is set, but attention maps need torch, and recipe {name} runs without "
+            "it; leave the setting out, or choose a recipe that trains, such as lwm"
+        )
+
+
+def _what_needs_torch(name: RecipeName) -> str:
+    return f"recipe {name} trains the network, which needs"
+
+
+def make_learner(parent: Bundle, approach: Approach, new_classes: int, config: IncrementConfig) -> Learner:
+    """Makes the learner of an approach; only a learner that trains imports torch."""
+    if not approach.recipe.trains:
+        from .instant import InstantLearner
+
+        return InstantLearner(parent, approach, config)
+    require_torch(_what_needs_torch(approach.name), _ADVICE_WITHOUT_TORCH)
+    from .trained import TrainingLearner
+
+    return TrainingLearner(parent, approach, new_classes, config)
