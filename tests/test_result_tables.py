@@ -259,6 +259,7 @@ def test_tables_that_scripts_print_are_in_the_page_as_they_print_them(
         ("speed_training", "speed-training.json", "measured"),
         ("speed_training", "speed-training-gpu.json", "measured"),
         ("large_base", "large-base.json", "rows"),
+        ("large_base", "large-base-gpu.json", "rows"),
         ("several_processes", "several-processes.json", "runs"),
         ("trials", "sweep.json", "runs"),
         ("trials", "sweep-400-photos.json", "runs"),

@@ -76,7 +76,7 @@ def plan(report: PlanReport) -> None:
 
 def _for_what(report: PlanReport) -> str:
     more = report.smallest_limit_bytes > report.predicted_peak_rss_bytes
-    return ", with room for reading the photos" if more else ""
+    return " to read the photos too" if more else ""
 
 
 def _plan_of_training(report: PlanReport) -> dict[str, str]:

@@ -128,6 +128,9 @@ def _training(report: IncrementReport) -> dict[str, str]:
     if report.training is None:
         return {}
     steps = f"{report.training.steps} steps of {report.training.step_ms:.0f} ms in {report.plan.precision}"
+    at_once, planned = report.training.micro_batch_size, report.plan.micro_batch_size
+    if at_once and at_once < planned:
+        steps += f", {counted(at_once, 'photo', 'photos')} at once (the GPU had no memory for {planned})"
     return {"Training": f"{steps}, beta {report.beta:g}, gamma {report.gamma:g}"}
 
 

@@ -16,6 +16,8 @@ class TrainingReport(Report):
         attention_distillation_loss: Mean of L_AD over the last epoch, unweighted; None if it is left out.
         step_ms: `seconds` divided by the number of updates in that time, in milliseconds.
         seconds: Wall-clock time of the training since it began or was last resumed.
+        micro_batch_size: Number of photos that were processed at once in the last update. It is below the
+            plan's if a GPU had no memory for more. None in the reports of bases and of older versions.
     """
 
     epochs: int
@@ -25,6 +27,7 @@ class TrainingReport(Report):
     attention_distillation_loss: float | None
     step_ms: float
     seconds: float
+    micro_batch_size: int | None = None
 
 
 class ShippedEstimate(Report):

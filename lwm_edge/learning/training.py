@@ -124,7 +124,8 @@ def train_increment(
     student.requires_grad_(False)
     seconds, mean_losses = time.monotonic() - started, loss_sums / len(photos.photos)
     step_ms = 1000 * seconds / max(1, total_steps - done)
-    return _report(mean_losses, recipe, config.epochs, total_steps, step_ms, seconds)
+    report = _report(mean_losses, recipe, config.epochs, total_steps, step_ms, seconds)
+    return report.model_copy(update={"micro_batch_size": pace.micro_batch_size})
 
 
 def _resume(

@@ -52,6 +52,10 @@ def test_an_interrupted_increment_resumes_without_retyped_options(
     detailed = capsys.readouterr().out
     for words in ("Drift", "attention moved by", "gamma 0.2", "Peak memory", "Verified", "Model digest"):
         assert words in detailed and words not in plain
+    assert "photos at once" not in detailed
+    halved = resumed.training.model_copy(update={"micro_batch_size": 4})
+    receipt.new_classes(resumed.model_copy(update={"training": halved}), details=True)
+    assert "4 photos at once (the GPU had no memory for 16)" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow

@@ -334,8 +334,11 @@ def test_frozen_blocks_run_on_fewer_images_at_once_if_the_gpu_has_no_room(
     for network in (teacher, student):
         network.freeze(4)
     photos, pace = photo_set("1", count=6, first_label=6), replace(PACE, frozen_cache_bytes=2**30)
-    train_increment(student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", pace, ignore_progress)
+    report = train_increment(
+        student, teacher, photos, QUICK, RECIPES["lwm"], "sigmoid", pace, ignore_progress
+    )
     assert sizes == [1, 12, 1, 8, 1, 4, 4, 4]  # one image shows how many fit into the cache
+    assert report.micro_batch_size == 4
 
 
 def test_recomputed_blocks_give_the_same_student() -> None:
