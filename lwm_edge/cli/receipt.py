@@ -54,6 +54,7 @@ def _print(title: str, report: IncrementReport, details: bool) -> None:
         "What next": "\n".join(_next_steps(report)),
         "Load it from": printable(report.onnx),
         "Recipe": f"{report.recipe}: {_what_happened(report)}",
+        **_compared(report),
         **(_details(report) if details else {}),
     }
     print_rows(title, rows)
@@ -104,6 +105,13 @@ def _what_happened(report: IncrementReport) -> str:
         return "the network stayed as it was; only its last layer was computed anew"
     epochs = counted(report.training.epochs, "pass", "passes")
     return f"the network was trained, in {epochs} over the photos"
+
+
+def _compared(report: IncrementReport) -> dict[str, str]:
+    if report.comparison is None:
+        return {}
+    kept = "the trained network" if report.comparison.kept == "trained" else "the network as it was"
+    return {"Comparison": f"{report.comparison.in_words()}; so {kept} was kept"}
 
 
 def _details(report: IncrementReport) -> dict[str, str]:

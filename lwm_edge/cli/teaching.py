@@ -48,6 +48,11 @@ def add_classes_command(
     home: HomeOption = None,
     class_name: NameOption = None,
     recipe: Annotated[str | None, setting(IncrementConfig, "recipe", autocompletion=complete_recipe)] = None,
+    instant: Annotated[bool, setting(IncrementConfig, "instant", "--instant")] = False,
+    time_budget: Annotated[
+        float | None,
+        setting(IncrementConfig, "time_budget_seconds", "--time-budget", metavar="SECONDS"),
+    ] = None,
     beta: Annotated[float | None, setting(IncrementConfig, "beta")] = None,
     gamma: Annotated[float | None, setting(IncrementConfig, "gamma")] = None,
     epochs: Annotated[int | None, setting(IncrementConfig, "epochs")] = None,
@@ -80,6 +85,8 @@ def add_classes_command(
         read_file_config(),
         class_name=class_name,
         recipe=recipe,
+        instant=instant or None,
+        time_budget_seconds=time_budget,
         beta=beta,
         gamma=gamma,
         epochs=epochs,
@@ -96,7 +103,7 @@ def add_classes_command(
         sign_with=sign_with,
     )
     opened = open_chosen_home(home)
-    isolate = may_train(opened, chosen)
+    isolate = may_train(opened, photos, chosen)
     if not isolate:
         bound_allocator()
     how: dict[str, Any] = {"isolate": isolate, "wait": wait, "started": STARTED}

@@ -6,13 +6,15 @@ import time
 from pathlib import Path
 
 from .. import inspection
-from ..errors import LwmEdgeError
+from ..errors import LwmEdgeError, PhotosError
 from ..freed_memory import drop_library_pages
 from ..home.home import Home, open_home
-from ..learning.config import RECIPES, IncrementConfig, MorePhotos
-from ..model.bundle import read_manifest
+from ..learning.config import RECIPES, IncrementConfig, MorePhotos, may_show_drift
+from ..model.bundle import Bundle, read_manifest
 from ..model.torch_needed import torch_is_installed
+from ..photos.listing import list_photos
 from ..records import AnyPath, ProgressCallback, absolute, ignore_progress
+from .approach import count_features
 from .reports import IncrementReport, PlanReport
 from .resume import resumed_settings
 from .timing import Timer
@@ -110,12 +112,20 @@ def add_photos(
     )
 
 
-def may_train(home: Home, config: IncrementConfig) -> bool:
-    """Returns whether an increment with these settings may train the network, which needs torch."""
+def may_train(home: Home, photos: Path, config: IncrementConfig) -> bool:
+    """Returns whether an increment with these photos and settings may train, which needs torch."""
     config = resumed_settings(home, config)
     if config.recipe != "auto":
         return RECIPES[config.recipe].trains
-    return torch_is_installed() and read_manifest(home.current().bundle).levels is None
+    if config.instant or not torch_is_installed():
+        return False
+    bundle = home.current().bundle
+    features = count_features(Bundle(bundle, read_manifest(bundle)))
+    try:
+        classes = list_photos(photos, config.class_name).classes
+    except PhotosError:
+        return False  # the increment itself says what is wrong
+    return may_show_drift(sum(len(of_class.files) for of_class in classes), features)
 
 
 def _learn(

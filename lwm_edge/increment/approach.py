@@ -11,13 +11,17 @@ from ..learning.config import (
     MorePhotos,
     RecipeName,
     choose_recipe,
-    too_few_to_show_drift,
+    may_show_drift,
 )
 from ..model.bundle import WEIGHT, Bundle
 from ..model.torch_needed import require_torch, require_torch_installed, torch_is_installed
+from .plan import memory_limit
 from .values import Approach, Learner
 
 _ADVICE_WITHOUT_TORCH = ", or use recipe lda"
+# Importing torch takes 218 MiB (benchmarks/README.md, "Memory of one increment"), which would stay taken if
+# the plan found that there is too little memory for training.
+_LEAST_BYTES_FOR_TRAINING = 600 * 2**20
 
 
 def choose_approach(
@@ -37,7 +41,7 @@ def choose_approach(
     if more:
         reason = "further photos of known classes go into the statistics, and the network stays as it is"
         return Approach("lda", reason, RECIPES["lda"], config.classification or parent.manifest.activation)
-    manifest, features = parent.manifest, _features(parent)
+    manifest, features = parent.manifest, count_features(parent)
 
     def map_cells() -> int:
         """Counts the cells of the attention maps, which needs torch."""
@@ -47,26 +51,27 @@ def choose_approach(
 
         return attention_cells(load_network(parent))
 
-    name, reason = choose_recipe(
-        config,
-        photos,
-        features,
-        reads_levels=manifest.levels is not None,
-        map_cells=map_cells if torch_is_installed() else None,
-    )
+    if config.recipe == "auto" and memory_limit(config)[0] < _LEAST_BYTES_FOR_TRAINING:
+        name: RecipeName = "lda"
+        reason = "training would need more memory than is allowed, so the network stays as it is"
+    else:
+        name, reason = choose_recipe(
+            config, photos, features, map_cells=map_cells if torch_is_installed() else None
+        )
     require_usable(name, config)
-    recipe = RECIPES[name].adjusted(config)
-    return Approach(name, reason, recipe, config.classification or manifest.activation)
+    recipe, compares = RECIPES[name].adjusted(config), config.recipe == "auto" and RECIPES[name].trains
+    return Approach(name, reason, recipe, config.classification or manifest.activation, compares)
+
+
+def instant_approach(approach: Approach, reason: str) -> Approach:
+    """Returns the approach for an increment whose network stays as it is after all."""
+    return Approach("lda", reason, RECIPES["lda"], approach.classification)
 
 
 def warn_about_drift(parent: Bundle, approach: Approach, photos: int) -> Iterator[str]:
     """Warns that statistics of known classes may no longer fit, if a few photos show how features move."""
-    features = _features(parent)
-    if (
-        approach.recipe.trains
-        and approach.recipe.head == "solved"
-        and too_few_to_show_drift(photos, features)
-    ):
+    features = count_features(parent)
+    if approach.recipe.trains and approach.recipe.head == "solved" and not may_show_drift(photos, features):
         yield (
             f"{photos} photos are too few to show how training moves {features} features, so the known "
             "classes may lose more accuracy than is estimated, and more with each such increment; recipe lda "
@@ -74,7 +79,7 @@ def warn_about_drift(parent: Bundle, approach: Approach, photos: int) -> Iterato
         )
 
 
-def _features(parent: Bundle) -> int:
+def count_features(parent: Bundle) -> int:
     """Returns the number d of values that the head reads."""
     return int(parent.arrays(WEIGHT)[WEIGHT].shape[1])
 

@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from ..freed_memory import give_freed_memory_back
 from ..learning.class_statistics import ClassStatistics
 from ..learning.config import IncrementConfig
-from ..learning.discriminant import Head
+from ..learning.discriminant import Features, Head
 from ..learning.near_copies import count_near_copies
 from ..learning.regrouping import is_solved
 from ..learning.running import observe
@@ -113,27 +113,41 @@ class InstantLearner:
         )
         self._backbone = None  # solving needs the memory
         give_freed_memory_back()
-        features, labels = np.concatenate([to_learn, held_back]), np.array(photos.all_labels)
-        statistics = ClassStatistics.from_bundle(self._parent)
-        copies = count_near_copies(features, labels, statistics)
-        learn = statistics.learn_more if photos.known_classes else statistics.learn
-        learn(features, labels)
-        classes = len(self._parent.manifest.class_names) + len(photos.new_classes)
-        solved = statistics.discriminant(classes, features, labels)
-        return Learnt(
-            training=None,
-            statistics=statistics,
-            held_back=held_back,
-            held_back_by_teacher=held_back,
-            teachers_head=teachers_head(self._parent),
-            held_back_logits=solved.without(np.arange(len(labels)) >= len(to_learn)).head.logits(held_back),
-            judge_unseen=lambda report: (judge_unseen(solved, len(statistics.means), report), labels),
-            rows=solved.rows,
-            head=solved.head,
-            attention_distance=None,
-            tensors={},
-            near_copies=copies,
-        )
+        return learn_without_training(self._parent, photos, to_learn, held_back)
+
+
+def learn_without_training(
+    parent: Bundle, photos: NewPhotos, to_learn: Features, held_back: Features
+) -> Learnt:
+    """Learns from features of an unchanged backbone: solves the head with and without the held-back photos.
+
+    Args:
+        parent: Bundle of the model before the increment.
+        photos: Photos of the increment.
+        to_learn: Values that the head reads for the photos to learn from [M, d].
+        held_back: The same for the held-back photos.
+    """
+    features, labels = np.concatenate([to_learn, held_back]), np.array(photos.all_labels)
+    statistics = ClassStatistics.from_bundle(parent)
+    copies = count_near_copies(features, labels, statistics)
+    learn = statistics.learn_more if photos.known_classes else statistics.learn
+    learn(features, labels)
+    classes = len(parent.manifest.class_names) + len(photos.new_classes)
+    solved = statistics.discriminant(classes, features, labels)
+    return Learnt(
+        training=None,
+        statistics=statistics,
+        held_back=held_back,
+        held_back_by_teacher=held_back,
+        teachers_head=teachers_head(parent),
+        held_back_logits=solved.without(np.arange(len(labels)) >= len(to_learn)).head.logits(held_back),
+        judge_unseen=lambda report: (judge_unseen(solved, len(statistics.means), report), labels),
+        rows=solved.rows,
+        head=solved.head,
+        attention_distance=None,
+        tensors={},
+        near_copies=copies,
+    )
 
 
 def _load(parent: Bundle) -> tuple[Backbone | None, Loaded]:

@@ -88,6 +88,7 @@ class Job:
             epoch; 0 otherwise.
         precisions: Precisions that may be used, the most exact first; a later one is used only if it is
             clearly faster.
+        compares: Whether the student is compared with a model whose backbone stayed as it was.
         on_gpu: Whether the steps run on a GPU.
         before_step: Function that is called before each trial step; any exception that it raises ends the
             planning.
@@ -112,6 +113,7 @@ class Job:
     frozen_bytes: int = 0
     separate_decoding_bytes: int = 0
     precisions: tuple[Precision, ...] = ("float32",)
+    compares: bool = False
     on_gpu: bool = False
     before_step: Callable[[], None] = report_nothing
 

@@ -27,6 +27,7 @@ from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..model.unknown import Histogram, kept_by_class
 from ..photos.photo_set import digest_of
 from ..records import ProgressCallback, StepReporter, one_step
+from .comparison import keep_the_better
 from .judgement import warn_about_unknown
 from .reports import LearningReport, LearntIncrement, NewClassReport, PlanReport, StagedIncrement
 from .task import Task, set_up
@@ -104,6 +105,7 @@ def learn_classes(
         if config.fresh:
             task.saved.forget()
         learnt = task.learner.teach(task.photos, task.plan, task.saved, on_progress, should_stop)
+        task, learnt, comparison = keep_the_better(task, learnt)
         report, histogram = _judge(task, learnt, on_progress)
         on_progress(one_step("stage", _seconds_of_staging(task)))
         photos, examples = task.photos, max(PARITY_BATCH_SIZES)
@@ -112,7 +114,7 @@ def learn_classes(
         head, tensors = learnt.head, _changed_tensors(task, learnt, histogram)
         del learnt  # writing needs the memory
         model = _new_model(task, head, tensors, report.judged)
-        staged = _stage(home, model) if report.training else None
+        staged = _stage(home, model) if task.plan.trains else None
         photos.to_learn.cache.forget()  # `use.report` counts any photos still in memory
         give_freed_memory_back()
         memory = use.report(
@@ -125,7 +127,7 @@ def learn_classes(
         seconds_by_part=timer.parts(),
         memory=memory,
         sign_with=config.sign_with,
-        learning=report.model_copy(update={"warnings": warnings}),
+        learning=report.model_copy(update={"warnings": warnings, "comparison": comparison}),
     )
     if staged:
         return StagedIncrement(folder=staged.path, **dict(increment)), None

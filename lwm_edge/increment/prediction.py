@@ -198,7 +198,10 @@ def minimum_bytes(job: Job) -> int:
 def _writing_bytes(job: Job) -> int:
     """Returns the bytes needed once the networks have run, to solve the head and write the model."""
     if job.loaded is None:  # after training, `follow_drift` needs more copies
-        return 2 * job.bundle_bytes + (6 * job.features + 5 * job.photos) * job.features * _FLOAT64_BYTES
+        numbers = (6 * job.features + 5 * job.photos) * job.features
+        if job.compares:  # another model is solved, and both are kept until one is chosen
+            numbers += (4 * job.features + 2 * (job.photos + job.held_back)) * job.features
+        return 2 * job.bundle_bytes + numbers * _FLOAT64_BYTES
     numbers = (3 * job.features + 4 * (job.photos + job.held_back)) * job.features
     solving = numbers * _FLOAT64_BYTES + _LIBRARY_BYTES_WHEN_SOLVING
     exporting = job.bundle_bytes + job.loaded.peak_bytes + _LIBRARY_BYTES

@@ -79,6 +79,7 @@ def describe_job(
         activation_bytes=saved_activation_bytes(student),
         frozen_bytes=0 if photos.to_learn.augmentation_seed is not None else frozen_bytes(student),
         precisions=usable_precisions(config.precision, student.head.weight.device),
+        compares=approach.compares,
         on_gpu=student.head.weight.device.type == "cuda",
         decoding_bytes=decoding_bytes,
         bundle_bytes=m.bundle_bytes,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from ..home.reports import ChangeReport, FootprintReport, MemoryReport
@@ -133,6 +135,36 @@ class Mistake(Report):
     taken_for: str
 
 
+class ComparisonReport(Report):
+    """Compares a trained network with an unchanged one; `auto` keeps the better one.
+
+    Attributes:
+        kept: Network that was kept.
+        trained_new_accuracy: Accuracy on the held-back photos after the training.
+        unchanged_new_accuracy: Accuracy on the held-back photos without it.
+        trained_shipped_accuracy: Estimated accuracy on the shipped classes after the training; None if there
+            is no estimate, or a class would be lost.
+        unchanged_shipped_accuracy: The same without the training.
+    """
+
+    kept: Literal["trained", "unchanged"]
+    trained_new_accuracy: float
+    unchanged_new_accuracy: float
+    trained_shipped_accuracy: float | None
+    unchanged_shipped_accuracy: float | None
+
+    def in_words(self) -> str:
+        """Says in a sentence how well both networks do."""
+        new = (
+            f"with training, {self.trained_new_accuracy:.1%} of the held-back photos are recognised, and "
+            f"without it {self.unchanged_new_accuracy:.1%}"
+        )
+        shipped = self.trained_shipped_accuracy, self.unchanged_shipped_accuracy
+        if shipped[0] is None or shipped[1] is None:
+            return f"{new}; what training costs the shipped classes cannot be estimated"
+        return f"{new}; the shipped classes are estimated at {shipped[0]:.1%} and {shipped[1]:.1%}"
+
+
 class LearningReport(Report):
     """Holds the part of a receipt that the learning process fills in.
 
@@ -156,6 +188,7 @@ class LearningReport(Report):
         judged: Report on each class that was taught: by cross-validation over all photos of the increment if
             nothing was trained, else on the held-back ones.
         drift: Drift of the student from its teacher.
+        comparison: Comparison of the trained network with the unchanged one, if `auto` made both.
         warnings: Warnings for the owner.
         mistakes: Held-back photos that were not recognised. The call returns them, but receipts and JSON
             leave them out.
@@ -176,6 +209,7 @@ class LearningReport(Report):
     held_back: EvaluationReport
     judged: tuple[NewClassReport, ...]
     drift: DriftReport
+    comparison: ComparisonReport | None = None
     warnings: tuple[str, ...]
     mistakes: tuple[Mistake, ...] = Field(default=(), exclude=True)
 

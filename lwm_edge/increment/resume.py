@@ -42,6 +42,8 @@ _SETTINGS_NOT_IN_DIGEST = {
     "fresh",
     "sign_with",
     "class_name",
+    "instant",
+    "time_budget_seconds",
     *GATE_SETTINGS,
 }
 

@@ -32,6 +32,7 @@ from ..model.onnx.parity import head_inputs_of_probe
 from ..model.precision import has_bfloat16
 from ..model.unknown import known_scores
 from ..records import ProgressCallback
+from .instant import learn_without_training
 from .job import Job
 from .rehearsal import describe_job
 from .reports import PlanReport
@@ -146,7 +147,14 @@ class TrainingLearner:
             attention_distance=_attention_distance(student, teacher, held_back, held_back_by_teacher),
             tensors=self._changed_tensors(),
             near_copies=copies,
+            untrained=self._untrained(photos, by_teacher, held_back_by_teacher.head_inputs),
         )
+
+    def _untrained(self, photos: NewPhotos, to_learn: Features, held_back: Features) -> Learnt | None:
+        """Learns from the teacher's features too, if the student is to be compared with such a model."""
+        if not self._approach.compares:
+            return None
+        return learn_without_training(self._parent, photos, to_learn, held_back)
 
     def _train(
         self,

@@ -49,8 +49,7 @@ class NewPhotos:
         return self.to_learn.labels + self.held_back.labels
 
 
-@dataclass(frozen=True)
-class Approach:
+class Approach(NamedTuple):
     """Says how an increment learns.
 
     Attributes:
@@ -58,12 +57,15 @@ class Approach:
         reason: Reason for this recipe, in words.
         recipe: Recipe, adjusted to the settings.
         classification: Kind of classification loss (L_C).
+        compares: Whether the student is compared with a model whose backbone stayed as it was, so that the
+            better one can be kept.
     """
 
     name: RecipeName
     reason: str
     recipe: Recipe
     classification: Activation
+    compares: bool = False
 
 
 class Learnt(NamedTuple):
@@ -85,6 +87,7 @@ class Learnt(NamedTuple):
             not run, as attention maps need it.
         tensors: Tensors of the bundle that the training may have changed, other than the statistics.
         near_copies: Numbers of near-copies and of different photos of each class, by class_index.
+        untrained: The same for a model whose backbone stayed as it was; None unless the two are compared.
     """
 
     training: TrainingReport | None
@@ -99,6 +102,7 @@ class Learnt(NamedTuple):
     attention_distance: float | None
     tensors: dict[str, NDArray[Any]]
     near_copies: dict[int, NearCopies]
+    untrained: Learnt | None = None
 
 
 class UnwrittenModel(NamedTuple):

@@ -57,7 +57,7 @@ RECIPES: dict[RecipeName, Recipe] = {
     "lwm": Recipe(1.0, 0.1, trains=True, head="trained", **_TRAINED_HEAD),
     "lwf-mc": Recipe(1.0, 0.0, trains=True, head="trained", **_TRAINED_HEAD),
     "finetune": Recipe(0.0, 0.0, trains=True, head="trained", **_TRAINED_HEAD),
-    "lwm-lda": Recipe(1.0, 3.0, trains=True, head="solved", learning_rate=0.02, max_gradient_norm=1.0),
+    "lwm-lda": Recipe(1.0, 3.0, trains=True, head="solved", learning_rate=0.002, max_gradient_norm=1.0),
     "lda": Recipe(0.0, 0.0, trains=False, head="solved"),
 }
 _AUTO_CHOICES: tuple[RecipeName, ...] = ("lwm-lda", "lda")  # `auto` chooses one of these
@@ -69,23 +69,20 @@ def choose_recipe(
     photos: int,
     features: int,
     *,
-    reads_levels: bool,
     map_cells: Callable[[], int] | None,
 ) -> tuple[RecipeName, str]:
     """Chooses the recipe; `auto` becomes the one that suits the network and the number of photos.
 
-    A head that reads earlier blocks tells new classes apart just as well on an unchanged backbone: wherever
-    this was measured (benchmarks/), training gained no more than noise and took ten times as long.
+    Training moves the features, and the statistics of the old classes must be moved with them. It takes
+    clearly more than d photos to show how d features move; with fewer, the backbone stays as it is.
 
-    With a head that reads the last feature maps alone, training helps, but it moves the features, and the
-    statistics of the old classes must be moved with them. It takes clearly more than d photos to show how d
-    features move; with fewer, it is better to leave the backbone as it is.
+    `lwm-lda` is a candidate only: the plan must predict that it ends within the time budget, and the new
+    model must be better than one whose backbone stayed as it was (see `increment.comparison`).
 
     Args:
         config: Settings of the increment.
         photos: Number of photos to learn from.
         features: Number d of values that the head reads.
-        reads_levels: Whether the head reads earlier blocks.
         map_cells: Function that counts the cells of the attention maps; None if torch is not installed.
 
     Returns:
@@ -93,9 +90,9 @@ def choose_recipe(
     """
     if config.recipe != "auto":
         return config.recipe, "chosen in the settings"
-    if reads_levels:
-        return "lda", "the head reads earlier blocks too, so training the backbone would gain nothing"
-    if too_few_to_show_drift(photos, features):
+    if config.instant:
+        return "lda", "the settings ask for an instant increment, so the backbone stays as it is"
+    if not may_show_drift(photos, features):
         return (
             "lda",
             f"{photos} photos cannot show how {features} features drift, so the backbone stays as it is",
@@ -107,9 +104,9 @@ def choose_recipe(
     return "lwm-lda", f"{photos} photos show how {features} features drift, so the backbone may learn"
 
 
-def too_few_to_show_drift(photos: int, features: int) -> bool:
-    """Tells whether there are too few photos to show how training moves the features of known classes."""
-    return photos < _PHOTOS_PER_FEATURE * features
+def may_show_drift(photos: int, features: int) -> bool:
+    """Tells whether there are enough photos to show how training moves the features of known classes."""
+    return photos >= _PHOTOS_PER_FEATURE * features
 
 
 @dataclass(frozen=True)
@@ -153,6 +150,13 @@ class IncrementConfig(Settings):
     with the classification loss alone. `lda` keeps the backbone and solves the head in closed form from class
     statistics. `lwm-lda` solves the head too, but also trains the backbone with the paper's loss. `auto`
     chooses `lda` or `lwm-lda`; see `choose_recipe`.
+    """
+    instant: bool = False
+    """Whether to leave the network as it is, so that learning takes seconds."""
+    time_budget_seconds: float = Field(default=180.0, gt=0, allow_inf_nan=False)
+    """Longest time in seconds, from start to end, that `auto` may take if it trains the network.
+
+    If the plan predicts more, the network stays as it is. A recipe that is named may take any time.
     """
     beta: float | None = Field(default=None, ge=0)
     """Weight of the distillation loss; the recipe has a default."""
@@ -242,4 +246,6 @@ class IncrementConfig(Settings):
         for name in ("beta", "gamma", "head_learning_rate"):
             if getattr(self, name) and not any(getattr(RECIPES[recipe], name) for recipe in names):
                 raise ValueError(f"recipe {self.recipe} has no {name}; leave it out or choose another recipe")
+        if self.instant and self.recipe != "auto" and RECIPES[self.recipe].trains:
+            raise ValueError(f"recipe {self.recipe} trains, so it is not instant; choose auto or lda")
         return self

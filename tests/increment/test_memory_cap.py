@@ -85,7 +85,7 @@ def test_photos_are_read_within_the_limit_and_planned_for(home: Home, make_photo
     kept = plan(rss_bytes() + 2**30)  # the prepared photo stays in memory, so it is not read again
     assert not kept.photos.skipped and kept.plan.predicted_peak_rss_bytes < usual + 100 * 2**20
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lwm_edge.increment.task.SHARE_FOR_CHECKED_PHOTOS", 0.0)
+        patch.setattr("lwm_edge.increment.new_photos.SHARE_FOR_CHECKED_PHOTOS", 0.0)
         taken = plan(rss_bytes() + 2**30)
     assert not taken.photos.skipped and taken.plan.predicted_peak_rss_bytes > usual + 100 * 2**20
     with pytest.MonkeyPatch.context() as patch:  # this process holds torch, which leaves no room for a plan

@@ -20,7 +20,7 @@ from lwm_edge import IncrementConfig, add_classes, audit, plan_increment, storag
 from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
 from lwm_edge.home.home import Home, open_home
 from lwm_edge.home.ownership import CHECKPOINT_HEADER
-from lwm_edge.increment import job, plan, rehearsal, task, trained
+from lwm_edge.increment import job, new_photos, plan, rehearsal, task, trained
 from lwm_edge.increment import process as process_module
 from lwm_edge.increment.learn import learn_classes
 from lwm_edge.increment.reports import PlanReport
@@ -142,7 +142,7 @@ def test_a_plan_without_room_for_reading_photos_ends_where_they_no_longer_stay_i
     first = resumed(photos)
     header = read_header(home.training)
     assert header and first == header.plan and first.keeps_all_photos
-    monkeypatch.setattr(task, "SHARE_FOR_CHECKED_PHOTOS", 0.0)  # as with a tight --max-memory
+    monkeypatch.setattr(new_photos, "SHARE_FOR_CHECKED_PHOTOS", 0.0)  # as with a tight --max-memory
     second = resumed(photos)
     assert not second.keeps_all_photos
     assert second.predicted_peak_rss_bytes > first.predicted_peak_rss_bytes + 50 * 2**20

@@ -72,7 +72,7 @@ def test_a_recipe_that_cannot_be_used_is_refused_before_the_photos_are_read(
     home: Home, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], problem: str
 ) -> None:
     monkeypatch.setattr(torch_needed, "torch_is_installed", lambda: False)
-    monkeypatch.setattr(task, "_read_photos", lambda *_: pytest.fail("the photos were read"))
+    monkeypatch.setattr(task, "read_photos", lambda *_: pytest.fail("the photos were read"))
     with pytest.raises(ConfigError, match=problem):
         add_classes(home, DEMO_DATA / "train/1", IncrementConfig(**settings), isolate=False)
 

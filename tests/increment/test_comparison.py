@@ -1,0 +1,163 @@
+"""`auto` trains only if photos, time and memory suffice, and keeps the better of two models."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lwm_edge import IncrementConfig, IncrementReport, add_classes, audit, init_home, open_home
+from lwm_edge.cli import receipt
+from lwm_edge.errors import ConfigError, StoppedError
+from lwm_edge.home.home import Home
+from lwm_edge.increment import approach, comparison
+from lwm_edge.increment.add import may_train
+from lwm_edge.increment.learn import learn_classes
+from lwm_edge.increment.task import set_up
+from lwm_edge.increment.timing import Timer
+from lwm_edge.records import Progress, ignore_progress
+from tests.support.folders import PhotoMaker
+from tests.support.samples import DEVICE, WITHOUT_LEVELS
+
+AUTO = IncrementConfig(epochs=1, batch_size=16, micro_batch_size=16, device=DEVICE)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Home:
+    """Makes a home whose head reads 64 values, so that 128 photos show how these drift."""
+    init_home(WITHOUT_LEVELS, tmp_path / "small")
+    return open_home(tmp_path / "small")
+
+
+@pytest.fixture
+def photos(make_photos: PhotoMaker) -> Path:
+    """Makes a folder of 160 photos to learn from and 40 to hold back."""
+    return make_photos("Bag", "Ankle boot", count=100)
+
+
+def _figures(monkeypatch: pytest.MonkeyPatch, *pairs: tuple[float, float | None]) -> None:
+    """Replaces the figures for the trained network and for the unchanged one."""
+    found = iter(pairs)
+    monkeypatch.setattr(comparison, "_accuracy", lambda task, learnt: next(found))
+
+
+def _add(home: Home, photos: Path, config: IncrementConfig = AUTO) -> IncrementReport:
+    return add_classes(home, photos, config, isolate=False)
+
+
+def test_the_trained_network_is_kept_if_it_is_better(
+    small: Home, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = small.open_bundle().arrays()
+    _figures(monkeypatch, (0.9, 0.8), (0.85, 0.8))
+    report = _add(small, photos)
+    after = small.open_bundle()
+    assert report.recipe == after.manifest.recipe == "lwm-lda" and report.training is not None
+    assert any(not np.array_equal(before[n], after.arrays()[n]) for n in before if "backbone" in n)
+    assert report.comparison is not None and report.comparison.kept == "trained"
+    assert report.recipe_reason == (
+        "160 photos show how 64 features drift, so the backbone may learn; the trained network is the better "
+        "one: with training, 90.0% of the held-back photos are recognised, and without it 85.0%; the shipped "
+        "classes are estimated at 80.0% and 80.0%"
+    )
+    receipt.new_classes(report)
+    assert "so the trained network was kept" in " ".join(capsys.readouterr().out.split())
+    assert audit(small).passed
+
+
+@pytest.mark.parametrize(
+    "trained",
+    [(0.84, 0.8), (0.85, 0.8), (0.95, 0.79), (0.95, None)],
+    ids=["fewer new", "as many", "worse on shipped", "cannot be known"],
+)
+def test_otherwise_the_network_stays_as_it_was(
+    small: Home,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: tuple[float, float | None],
+) -> None:
+    shutil.copytree(small.path, tmp_path / "instant", symlinks=True)
+    before = small.open_bundle().arrays()
+    _figures(monkeypatch, trained, (0.85, 0.8))
+    report = _add(small, photos)
+    after = small.open_bundle()
+    assert report.recipe == after.manifest.recipe == "lda" and report.training is None
+    assert all(np.array_equal(before[n], after.arrays()[n]) for n in before if "backbone" in n)
+    assert report.comparison is not None and report.comparison.kept == "unchanged"
+    assert report.recipe_reason.startswith("training did not make the model better, so the network stays")
+    assert ("cannot be estimated" in report.recipe_reason) == (trained[1] is None)
+    assert not small.training.exists() and audit(small).passed
+
+    instant = _add(open_home(tmp_path / "instant"), photos, AUTO.model_copy(update={"instant": True}))
+    assert instant.recipe == "lda" and instant.comparison is None
+    assert instant.recipe_reason.startswith("the settings ask for an instant increment")
+    other = open_home(tmp_path / "instant").open_bundle().arrays()
+    for name in ("head.weight", "statistics.means"):  # torch and ONNX Runtime round differently
+        scale = np.abs(other[name]).max()
+        np.testing.assert_allclose(after.arrays()[name], other[name], rtol=0, atol=1e-3 * scale)
+    assert [(c.right, c.photos) for c in report.judged] == [(c.right, c.photos) for c in instant.judged]
+
+
+def test_the_figures_are_those_of_the_receipts(small: Home, photos: Path) -> None:
+    report = _add(small, photos)
+    assert report.comparison is not None and report.comparison.kept == "unchanged"
+    assert report.comparison.trained_shipped_accuracy is None  # the vendor measured nothing
+    assert report.comparison.unchanged_new_accuracy == report.held_back.accuracy
+    assert 0.5 < report.comparison.trained_new_accuracy <= 1
+
+
+def test_training_that_would_take_too_long_is_left_out(small: Home, photos: Path) -> None:
+    report = _add(small, photos, AUTO.model_copy(update={"time_budget_seconds": 0.01}))
+    assert report.recipe == "lda" and report.training is None and not report.plan.trains
+    assert "the budget is 0.01 s, so the network stays as it is" in report.recipe_reason
+    assert not any("no effect" in line for line in report.warnings[1:])
+
+
+def test_a_recipe_that_is_named_may_take_any_time(small: Home, photos: Path) -> None:
+    named = AUTO.model_copy(update={"recipe": "lwm-lda", "time_budget_seconds": 0.01})
+    report = _add(small, photos, named)
+    assert report.recipe == "lwm-lda" and report.comparison is None
+
+
+def test_interrupted_training_continues_whatever_the_budget(small: Home, photos: Path) -> None:
+    asked = iter(range(1, 1000))
+    with small.lock(), pytest.raises(StoppedError):
+        learn_classes(small, photos, AUTO, ignore_progress, lambda: next(asked) == 2)
+    seen: list[Progress] = []
+    config = AUTO.model_copy(update={"time_budget_seconds": 0.01})
+    report = add_classes(small, photos, config, on_progress=seen.append, isolate=False)
+    assert next(p.done for p in seen if p.phase == "train") == 3 and report.comparison is not None
+
+
+def test_too_little_memory_for_training_makes_the_increment_instant(
+    small: Home, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tight = AUTO.model_copy(update={"max_memory": 599 * 2**20})
+    with small.lock():
+        task = set_up(small, photos, tight, ignore_progress, Timer(time.monotonic()))
+    assert task.approach.name == "lda" and "more memory than is allowed" in task.approach.reason
+    monkeypatch.setattr(approach, "_LEAST_BYTES_FOR_TRAINING", 0)
+    monkeypatch.setattr("lwm_edge.increment.rehearsal.saved_activation_bytes", lambda student: 2**40)
+    with small.lock():
+        task = set_up(small, photos, tight, ignore_progress, Timer(time.monotonic()))
+    assert task.approach.name == "lda" and "more memory than is allowed" in task.approach.reason
+
+
+def test_a_worker_is_started_only_if_training_is_possible(
+    small: Home, home: Home, photos: Path, make_photos: PhotoMaker, tmp_path: Path
+) -> None:
+    assert may_train(small, photos, AUTO) and not may_train(home, photos, AUTO)
+    assert not may_train(small, make_photos("Shirt", count=20, folder="few"), AUTO)
+    assert not may_train(small, photos, AUTO.model_copy(update={"instant": True}))
+    assert not may_train(small, tmp_path / "nothing", AUTO)
+    assert may_train(small, tmp_path / "nothing", AUTO.model_copy(update={"recipe": "lwm"}))
+
+
+def test_instant_goes_with_recipes_that_train_nothing() -> None:
+    assert IncrementConfig(recipe="lda", instant=True).instant
+    with pytest.raises(ConfigError, match="recipe lwm trains, so it is not instant; choose auto or lda"):
+        IncrementConfig(recipe="lwm", instant=True)
