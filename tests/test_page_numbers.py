@@ -14,10 +14,11 @@ from lwm_edge.cli import settings as cli_settings
 from lwm_edge.cli.commands import app
 from lwm_edge.cli.settings import FileConfig, increment_config
 from lwm_edge.custody.keys import _PRIVATE_MODE
-from lwm_edge.demo import BASE_CLASSES, DEMO_DATA, INCREMENTS
+from lwm_edge.demo import BASE_BUNDLE, BASE_CLASSES, DEMO_DATA, INCREMENTS
 from lwm_edge.home.export import _MAX_CALIBRATION_PHOTOS, _MIN_AGREEMENT, _MIN_PHOTOS
 from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, PREVIOUS, TRAINING, TRUST
 from lwm_edge.increment import doctor, judgement
+from lwm_edge.increment.approach import _LEAST_BYTES_FOR_TRAINING, count_features
 from lwm_edge.increment.gate import _LEAST_SHARE_REMEMBERED
 from lwm_edge.increment.job import _FEWEST_BATCHES_TO_KEEP_MEMORY
 from lwm_edge.increment.plan import SHARE_OF_AVAILABLE
@@ -25,6 +26,7 @@ from lwm_edge.increment.resume import SECONDS_BETWEEN_SAVES
 from lwm_edge.learning.config import _PHOTOS_PER_FEATURE, GATE_SETTINGS, RECIPES
 from lwm_edge.model import onnx_file
 from lwm_edge.model.architectures.registry import _FAMILIES
+from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.custody_record import LINKS_KEPT
 from lwm_edge.model.ledger import LEDGER_LENGTH
 from lwm_edge.model.manifest import SCHEMA_VERSION
@@ -48,7 +50,7 @@ def _least(package: str, requirements: list[str]) -> str:
     return found
 
 
-MEGA = 1_000_000
+MEGA, FEATURES = 1_000_000, count_features(open_bundle(BASE_BUNDLE))
 NUMBERS_ON_PAGES = [
     (DEPLOY, f"at least {LEARNT.min_photos} usable photos"),
     (DEPLOY, f"up to {guard.MAX_PIXELS // MEGA} megapixels"),
@@ -78,7 +80,13 @@ NUMBERS_ON_PAGES = [
     (DEPLOY, f"at most {MAX_CLASS_NAME_BYTES} bytes of UTF-8"),
     (DEPLOY, f"{LEARNT.held_back:.0%} of the photos of each class are held back"),
     (DEPLOY, f"falls below {_LEAST_SHARE_REMEMBERED:.0%} of the vendor's"),
-    (DEPLOY, f"fewer than {_PHOTOS_PER_FEATURE} photos for each feature"),
+    (DEPLOY, f"There must be {_PHOTOS_PER_FEATURE} photos or more to learn from for each value"),
+    (DEPLOY, f"with the demo's base, {_PHOTOS_PER_FEATURE * FEATURES} photos"),
+    (DEPLOY, f"fewer than {_PHOTOS_PER_FEATURE} photos for each value"),
+    (DEPLOY, f"at least {_LEAST_BYTES_FOR_TRAINING // 2**20} MiB of memory may be used"),
+    (DEPLOY, f"ends within {LEARNT.time_budget_seconds:.0f} seconds (`--time-budget SECONDS`)"),
+    ("README.md", f"if that takes at most {LEARNT.time_budget_seconds / 60:.0f} minutes"),
+    (DEPLOY, f"`lwm-lda` trains the network at a rate of {RECIPES['lwm-lda'].learning_rate}"),
     (DEPLOY, f"make {LEARNT.epochs} passes over the photos"),
     (DEPLOY, f"{LEARNT.batch_size} photos an update"),
     (DEPLOY, f"`finetune` is {RECIPES['lwm'].learning_rate} for the network"),
