@@ -18,6 +18,7 @@ from lwm_edge.increment.add import may_train
 from lwm_edge.increment.learn import learn_classes
 from lwm_edge.increment.task import set_up
 from lwm_edge.increment.timing import Timer
+from lwm_edge.increment.values import Approach
 from lwm_edge.records import Progress, ignore_progress
 from tests.support.folders import PhotoMaker
 from tests.support.samples import DEVICE, WITHOUT_LEVELS
@@ -136,15 +137,16 @@ def test_interrupted_training_continues_whatever_the_budget(small: Home, photos:
 def test_too_little_memory_for_training_makes_the_increment_instant(
     small: Home, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tight = AUTO.model_copy(update={"max_memory": 599 * 2**20})
-    with small.lock():
-        task = set_up(small, photos, tight, ignore_progress, Timer(time.monotonic()))
-    assert task.approach.name == "lda" and "more memory than is allowed" in task.approach.reason
-    monkeypatch.setattr(approach, "_LEAST_BYTES_FOR_TRAINING", 0)
+    def planned() -> Approach:
+        with small.lock():
+            return set_up(small, photos, AUTO, ignore_progress, Timer(time.monotonic())).approach
+
+    assert planned().name == "lwm-lda"
+    with monkeypatch.context() as patch:
+        patch.setattr(approach, "_LEAST_BYTES_FOR_TRAINING", 2**50)
+        assert planned().name == "lda" and "more memory than is allowed" in planned().reason
     monkeypatch.setattr("lwm_edge.increment.rehearsal.saved_activation_bytes", lambda student: 2**40)
-    with small.lock():
-        task = set_up(small, photos, tight, ignore_progress, Timer(time.monotonic()))
-    assert task.approach.name == "lda" and "more memory than is allowed" in task.approach.reason
+    assert planned().name == "lda" and "more memory than is allowed" in planned().reason
 
 
 def test_a_worker_is_started_only_if_training_is_possible(
