@@ -15,11 +15,12 @@ from lwm_edge import IncrementConfig, IncrementReport, add_classes, audit, init_
 from lwm_edge.cli import receipt
 from lwm_edge.errors import ConfigError, ResourceError, StoppedError
 from lwm_edge.home.home import Home
-from lwm_edge.increment import approach, comparison
+from lwm_edge.increment import approach, comparison, learn, trained
 from lwm_edge.increment.add import may_train
 from lwm_edge.increment.learn import learn_classes
 from lwm_edge.increment.task import set_up
 from lwm_edge.increment.timing import Timer
+from lwm_edge.learning.reports import DriftReport
 from lwm_edge.model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, open_bundle, save_bundle
 from lwm_edge.records import Progress, ignore_progress
 from tests.support.folders import PhotoMaker
@@ -95,7 +96,7 @@ def test_otherwise_the_network_stays_as_it_was(
     assert report.recipe == after.manifest.recipe == "lda" and report.training is None
     assert all(np.array_equal(before[n], after.arrays()[n]) for n in before if "backbone" in n)
     assert report.comparison is not None and report.comparison.kept == "unchanged"
-    assert report.recipe_reason.startswith("training did not make the model better, so the network stays")
+    assert report.recipe_reason.startswith("the network stays as it was, as training did not make the model")
     assert ("cannot be estimated" in report.recipe_reason) == (trained[1] is None)
     assert not small.training.exists() and audit(small).passed
 
@@ -249,3 +250,33 @@ def test_auto_cannot_keep_a_limit_on_attention(small: Home, photos: Path) -> Non
     limited = AUTO.model_copy(update={"max_attention_distance": 0.0})
     with pytest.raises(ConfigError, match="recipe lda, which auto may choose, runs without it"):
         _add(small, photos, limited)
+
+
+def test_a_better_network_that_the_gate_would_refuse_is_not_kept(
+    small: Home, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _figures(monkeypatch, (0.95, 0.8), (0.85, 0.8))
+    trained = iter([0.0, 1.0])
+    drift = DriftReport(base_agreement=0, probability_change=0, attention_distance=None, shipped=None)
+
+    def find_drift(*_: object) -> DriftReport:
+        return drift.model_copy(update={"base_agreement": next(trained)})
+
+    monkeypatch.setattr(comparison, "find_drift", find_drift)
+    monkeypatch.setattr(learn, "find_drift", find_drift)
+    report = _add(small, photos, AUTO.model_copy(update={"min_base_agreement": 0.5}))
+    assert report.recipe == "lda" and report.comparison is not None and report.comparison.gate_refuses_trained
+    assert report.recipe_reason.startswith(
+        "the network stays as it was, although training made the model better"
+    )
+    assert report.recipe_reason.endswith("the gate would refuse the trained network")
+    receipt.new_classes(report)
+    assert "trained network; so the network stayed as it was" in " ".join(capsys.readouterr().out.split())
+
+
+def test_warnings_about_training_go_with_the_trained_network(
+    small: Home, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trained, "few_cells_warnings", lambda network, cells: ["few cells"])
+    _figures(monkeypatch, (0.8, 0.8), (0.85, 0.8))
+    assert "few cells" not in _add(small, photos).warnings
