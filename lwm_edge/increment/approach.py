@@ -82,6 +82,12 @@ def instant_approach(approach: Approach, reason: str) -> Approach:
     return Approach("lda", reason, RECIPES["lda"], approach.classification)
 
 
+def reason_before_learning(approach: Approach) -> str:
+    """Gives the reason for the recipe, while nobody knows yet whether what it trains will be kept."""
+    kept = "; its model is kept only if it is better than that of lda" if approach.compares else ""
+    return f"{approach.reason}{kept}"
+
+
 def warn_about_drift(parent: Bundle, approach: Approach, photos: int) -> Iterator[str]:
     """Warns that statistics of known classes may no longer fit, if a few photos show how features move."""
     features = count_features(parent)

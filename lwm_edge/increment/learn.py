@@ -26,6 +26,7 @@ from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..model.unknown import Histogram, kept_by_class
 from ..photos.photo_set import digest_of
 from ..records import ProgressCallback, StepReporter, one_step
+from .approach import reason_before_learning
 from .comparison import keep_the_better
 from .judgement import warn_about_unknown
 from .reports import LearningReport, LearntIncrement, NewClassReport, PlanReport, StagedIncrement
@@ -65,6 +66,8 @@ def plan_learning(
             "class_photos": {names[label]: labels.count(label) for label in sorted(set(labels))},
             "skipped": task.photos.skipped,
             "warnings": task.warnings,
+            "recipe": task.approach.name,
+            "recipe_reason": reason_before_learning(task.approach),
         }
         return task.plan.model_copy(update=found)
 

@@ -47,6 +47,8 @@ class PlanReport(Report):
         disk_bytes: Free disk space that the increment needs while it runs.
         warnings: Warnings for the owner, before the increment runs; empty in a receipt, which has its own.
         trains: Whether the network trains; if not, much of the above has no effect.
+        recipe: Recipe that the increment will follow; empty in a receipt, which says what happened.
+        recipe_reason: Reason for this recipe, in words; empty in a receipt too.
         class_photos: Number of usable photos of each class; empty in a receipt, which has its own figures.
         skipped: Files that are left out, each with the reason; empty in a receipt, which lists them itself.
     """
@@ -70,6 +72,8 @@ class PlanReport(Report):
     disk_bytes: int
     warnings: tuple[str, ...] = ()
     trains: bool = True
+    recipe: str = ""
+    recipe_reason: str = ""
     class_photos: dict[str, int] = Field(default_factory=dict)
     skipped: tuple[str, ...] = ()
 

@@ -11,8 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lwm_edge import IncrementConfig, IncrementReport, add_classes, audit, init_home, open_home
-from lwm_edge.cli import receipt
+from lwm_edge import (
+    IncrementConfig,
+    IncrementReport,
+    add_classes,
+    audit,
+    init_home,
+    open_home,
+    plan_increment,
+)
+from lwm_edge.cli import display, receipt
 from lwm_edge.errors import ConfigError, ResourceError, StoppedError
 from lwm_edge.home.home import Home
 from lwm_edge.increment import approach, comparison, learn, trained
@@ -280,3 +288,16 @@ def test_warnings_about_training_go_with_the_trained_network(
     monkeypatch.setattr(trained, "few_cells_warnings", lambda network, cells: ["few cells"])
     _figures(monkeypatch, (0.8, 0.8), (0.85, 0.8))
     assert "few cells" not in _add(small, photos).warnings
+
+
+def test_a_plan_says_which_recipe_will_run_and_why(
+    small: Home, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = plan_increment(small, photos, AUTO, isolate=False)
+    assert planned.trains and planned.recipe == "lwm-lda"
+    assert planned.recipe_reason.endswith("; its model is kept only if it is better than that of lda")
+    tight = AUTO.model_copy(update={"time_budget_seconds": 0.01})
+    planned = plan_increment(small, photos, tight, isolate=False)
+    assert planned.recipe == "lda" and "and the budget is 0.01 s" in planned.recipe_reason
+    display.plan(planned)
+    assert "Recipe lda: with training, the increment would" in " ".join(capsys.readouterr().out.split())
