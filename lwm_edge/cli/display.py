@@ -62,6 +62,7 @@ def plan(report: PlanReport) -> None:
     mib = 2**20
     rows = {
         **_photos_of(report),
+        **({"Recipe": f"{report.recipe}: {report.recipe_reason}"} if report.recipe else {}),
         "Peak memory": f"{report.predicted_peak_rss_bytes / mib:.0f} MiB predicted, "
         f"{report.limit_bytes / mib:.0f} MiB allowed ({report.limit_source}), "
         f"{-(-report.smallest_limit_bytes // mib)} MiB would be enough{_for_what(report)}",

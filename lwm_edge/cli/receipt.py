@@ -110,8 +110,8 @@ def _what_happened(report: IncrementReport) -> str:
 def _compared(report: IncrementReport) -> dict[str, str]:
     if report.comparison is None:
         return {}
-    kept = "the trained network" if report.comparison.kept == "trained" else "the network as it was"
-    return {"Comparison": f"{report.comparison.in_words()}; so {kept} was kept"}
+    kept = "trained network was kept" if report.comparison.kept == "trained" else "network stayed as it was"
+    return {"Comparison": f"{report.comparison.in_words()}; so the {kept}"}
 
 
 def _details(report: IncrementReport) -> dict[str, str]:

@@ -14,9 +14,9 @@ from ..model.bundle import Bundle, read_manifest
 from ..model.torch_needed import torch_is_installed
 from ..photos.listing import list_photos
 from ..records import AnyPath, ProgressCallback, absolute, ignore_progress
-from .approach import count_features
+from .approach import count_features, why_auto_stays_instant
 from .reports import IncrementReport, PlanReport
-from .resume import resumed_settings
+from .resume import interrupted_increment, resumed_settings
 from .timing import Timer
 from .worker import Job, run
 
@@ -117,15 +117,17 @@ def may_train(home: Home, photos: Path, config: IncrementConfig) -> bool:
     config = resumed_settings(home, config)
     if config.recipe != "auto":
         return RECIPES[config.recipe].trains
-    if config.instant or not torch_is_installed():
+    if interrupted_increment(home, config):
+        return True
+    path = home.current().bundle
+    bundle = Bundle(path, read_manifest(path))
+    if config.instant or not torch_is_installed() or why_auto_stays_instant(bundle, config):
         return False
-    bundle = home.current().bundle
-    features = count_features(Bundle(bundle, read_manifest(bundle)))
     try:
         classes = list_photos(photos, config.class_name).classes
     except PhotosError:
         return False  # the increment itself says what is wrong
-    return may_show_drift(sum(len(of_class.files) for of_class in classes), features)
+    return may_show_drift(sum(len(of_class.files) for of_class in classes), count_features(bundle))
 
 
 def _learn(

@@ -13,9 +13,10 @@ from ..learning.config import (
     choose_recipe,
     may_show_drift,
 )
-from ..model.bundle import WEIGHT, Bundle
+from ..model.bundle import TOTAL, WEIGHT, Bundle
 from ..model.torch_needed import require_torch, require_torch_installed, torch_is_installed
 from .plan import memory_limit
+from .shipped import can_estimate
 from .values import Approach, Learner
 
 _ADVICE_WITHOUT_TORCH = ", or use recipe lda"
@@ -25,7 +26,7 @@ _LEAST_BYTES_FOR_TRAINING = 600 * 2**20
 
 
 def choose_approach(
-    parent: Bundle, photos: int, config: IncrementConfig, more: MorePhotos | None
+    parent: Bundle, photos: int, config: IncrementConfig, more: MorePhotos | None, *, continues: bool = False
 ) -> Approach:
     """Chooses the recipe for an increment on a bundle's model.
 
@@ -34,6 +35,7 @@ def choose_approach(
         photos: Number of photos to learn from.
         config: Settings of the increment.
         more: Settings for further photos of known classes; None for photos of new classes.
+        continues: Whether interrupted training is continued, so that memory no longer decides.
 
     Raises:
         ConfigError: The recipe needs torch, which is not installed, or the settings do not fit it.
@@ -45,27 +47,45 @@ def choose_approach(
 
     def map_cells() -> int:
         """Counts the cells of the attention maps, which needs torch."""
-        require_torch("choosing whether to train the network needs", _ADVICE_WITHOUT_TORCH)
+        require_torch("training needs")
         from ..model.loading import load_network
         from ..model.network import attention_cells
 
         return attention_cells(load_network(parent))
 
-    if config.recipe == "auto" and memory_limit(config)[0] < _LEAST_BYTES_FOR_TRAINING:
+    cells = map_cells if torch_is_installed() else None
+    why_not = None if continues or config.instant else why_auto_stays_instant(parent, config)
+    if config.recipe == "auto" and why_not:
         name: RecipeName = "lda"
-        reason = "training would need more memory than is allowed, so the network stays as it is"
+        reason = f"{why_not}, so the network stays as it is"
     else:
-        name, reason = choose_recipe(
-            config, photos, features, map_cells=map_cells if torch_is_installed() else None
-        )
+        try:
+            name, reason = choose_recipe(config, photos, features, map_cells=cells)
+        except ConfigError as error:  # torch is installed, but cannot be loaded
+            name, reason = "lda", f"{error.message}; so the network stays as it is"
     require_usable(name, config)
     recipe, compares = RECIPES[name].adjusted(config), config.recipe == "auto" and RECIPES[name].trains
     return Approach(name, reason, recipe, config.classification or manifest.activation, compares)
 
 
+def why_auto_stays_instant(parent: Bundle, config: IncrementConfig) -> str | None:
+    """Returns why recipe `auto` trains nothing, however many photos there are; None if it may train."""
+    if memory_limit(config)[0] < _LEAST_BYTES_FOR_TRAINING:
+        return "training would need more memory than is allowed"
+    if not can_estimate(parent.arrays(TOTAL)[TOTAL][: parent.manifest.shipped_classes]):
+        return "what training would cost the shipped classes cannot be estimated"
+    return None
+
+
 def instant_approach(approach: Approach, reason: str) -> Approach:
     """Returns the approach for an increment whose network stays as it is after all."""
     return Approach("lda", reason, RECIPES["lda"], approach.classification)
+
+
+def reason_before_learning(approach: Approach) -> str:
+    """Gives the reason for the recipe, while nobody knows yet whether what it trains will be kept."""
+    kept = "; its model is kept only if it is better than that of lda" if approach.compares else ""
+    return f"{approach.reason}{kept}"
 
 
 def warn_about_drift(parent: Bundle, approach: Approach, photos: int) -> Iterator[str]:
@@ -94,8 +114,9 @@ def require_usable(name: RecipeName, config: IncrementConfig) -> None:
         require_torch_installed(_what_needs_torch(name), _ADVICE_WITHOUT_TORCH)
     elif config.max_attention_distance is not None:
         raise ConfigError(
-            f"max_attention_distance is set, but attention maps need torch, and recipe {name} runs without "
-            "it; leave the setting out, or choose a recipe that trains, such as lwm"
+            f"max_attention_distance is set, but attention maps need torch, and recipe {name}"
+            + (", which auto may choose," if config.recipe == "auto" else "")
+            + " runs without it; leave the setting out, or choose a recipe that trains, such as lwm"
         )
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..errors import GateError
 from ..records import report_nothing
 from .approach import instant_approach
 from .reports import ComparisonReport
 from .task import Task
 from .values import Learnt
-from .verdict import evaluate_student, judge_new, judge_what_shipped
+from .verdict import evaluate_student, find_drift, judge_new, judge_what_shipped, pass_or_refuse
 
 
 def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, ComparisonReport | None]:
     """Keeps the student only if it is better than a model whose network stayed as it was.
 
-    The student must recognise more of the held-back photos, and the estimate for the shipped classes must not
-    be lower. If either model has no such estimate, nobody knows what the training cost, so the network stays
-    as it was.
+    The student must recognise more of the held-back photos, the estimate for the shipped classes must not be
+    lower, and the gate must not refuse the student. If either model has no such estimate, nobody knows what
+    the training cost, so the network stays as it was.
 
     Returns:
         The task with the approach that was kept, what was learnt, and the comparison; None in its place if
@@ -30,19 +31,28 @@ def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, Compariso
     new, shipped = _accuracy(task, learnt)
     new_unchanged, shipped_unchanged = _accuracy(unchanged, learnt.untrained)
     harms_nothing = shipped is not None and shipped_unchanged is not None and shipped >= shipped_unchanged
+    is_better = new > new_unchanged and harms_nothing
+    refused = is_better and _is_refused(task, learnt)
     report = ComparisonReport(
-        kept="trained" if new > new_unchanged and harms_nothing else "unchanged",
+        kept="trained" if is_better and not refused else "unchanged",
         trained_new_accuracy=new,
         unchanged_new_accuracy=new_unchanged,
         trained_shipped_accuracy=shipped,
         unchanged_shipped_accuracy=shipped_unchanged,
+        gate_refuses_trained=refused,
     )
     if report.kept == "trained":
         reason = f"{approach.reason}; the trained network is the better one: {report.in_words()}"
         kept = replace(task, approach=approach._replace(reason=reason))
         return kept, learnt._replace(untrained=None), report
-    reason = f"training did not make the model better, so the network stays as it was: {report.in_words()}"
-    return replace(task, approach=instant_approach(approach, reason)), learnt.untrained, report
+    why = (
+        "although training made the model better" if refused else "as training did not make the model better"
+    )
+    reason = f"the network stays as it was, {why}: {report.in_words()}"
+    about_training = task.learner.warnings
+    warnings = tuple(warning for warning in task.warnings if warning not in about_training)
+    kept = replace(task, approach=instant_approach(approach, reason), warnings=warnings)
+    return kept, learnt.untrained, report
 
 
 def _accuracy(task: Task, learnt: Learnt) -> tuple[float, float | None]:
@@ -51,3 +61,15 @@ def _accuracy(task: Task, learnt: Learnt) -> tuple[float, float | None]:
     shipped = judge_what_shipped(task, learnt, judged)
     now = shipped.estimate.now if shipped.estimate and not shipped.lost else None
     return evaluate_student(task, learnt).accuracy, now
+
+
+def _is_refused(task: Task, learnt: Learnt) -> bool:
+    """Returns whether the gate refuses a model, so that the increment would end with nothing learnt."""
+    judged = judge_new(task, learnt, report_nothing).classes
+    shipped = judge_what_shipped(task, learnt, judged)
+    accuracy, drift = evaluate_student(task, learnt), find_drift(learnt, shipped)
+    try:
+        pass_or_refuse(task, accuracy, judged, drift, shipped, learnt)
+    except GateError:
+        return True
+    return False

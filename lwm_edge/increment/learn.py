@@ -18,7 +18,6 @@ from ..home.measurement import MemoryUse
 from ..home.reports import MemoryReport
 from ..learning.config import IncrementConfig, MorePhotos
 from ..learning.discriminant import FOLDS, Head
-from ..learning.drift import measure_drift
 from ..learning.unknown import score_tensors
 from ..memory import out_of_memory_explained
 from ..model.bundle import BIAS, HISTOGRAM, WEIGHT, Arrays, forget_what_was_measured, save_bundle
@@ -27,6 +26,7 @@ from ..model.onnx.parity import PARITY_BATCH_SIZES
 from ..model.unknown import Histogram, kept_by_class
 from ..photos.photo_set import digest_of
 from ..records import ProgressCallback, StepReporter, one_step
+from .approach import reason_before_learning
 from .comparison import keep_the_better
 from .judgement import warn_about_unknown
 from .reports import LearningReport, LearntIncrement, NewClassReport, PlanReport, StagedIncrement
@@ -37,6 +37,7 @@ from .verdict import (
     all_class_names,
     calibration,
     evaluate_student,
+    find_drift,
     held_back_mistakes,
     judge_new,
     judge_what_shipped,
@@ -65,6 +66,8 @@ def plan_learning(
             "class_photos": {names[label]: labels.count(label) for label in sorted(set(labels))},
             "skipped": task.photos.skipped,
             "warnings": task.warnings,
+            "recipe": task.approach.name,
+            "recipe_reason": reason_before_learning(task.approach),
         }
         return task.plan.model_copy(update=found)
 
@@ -152,14 +155,7 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[L
     report()
     shipped = judge_what_shipped(task, learnt, new.classes)
     report()
-    drift = measure_drift(
-        learnt.head,
-        learnt.teachers_head,
-        learnt.held_back,
-        learnt.held_back_by_teacher,
-        learnt.attention_distance,
-        shipped.estimate,
-    )
+    drift = find_drift(learnt, shipped)
     approach, photos, histogram = task.approach, task.photos, calibration(task, new)
     report_on_learning = LearningReport(
         recipe=approach.name,

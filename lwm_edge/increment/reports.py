@@ -47,6 +47,8 @@ class PlanReport(Report):
         disk_bytes: Free disk space that the increment needs while it runs.
         warnings: Warnings for the owner, before the increment runs; empty in a receipt, which has its own.
         trains: Whether the network trains; if not, much of the above has no effect.
+        recipe: Recipe that the increment will follow; empty in a receipt, which says what happened.
+        recipe_reason: Reason for this recipe, in words; empty in a receipt too.
         class_photos: Number of usable photos of each class; empty in a receipt, which has its own figures.
         skipped: Files that are left out, each with the reason; empty in a receipt, which lists them itself.
     """
@@ -70,6 +72,8 @@ class PlanReport(Report):
     disk_bytes: int
     warnings: tuple[str, ...] = ()
     trains: bool = True
+    recipe: str = ""
+    recipe_reason: str = ""
     class_photos: dict[str, int] = Field(default_factory=dict)
     skipped: tuple[str, ...] = ()
 
@@ -145,6 +149,7 @@ class ComparisonReport(Report):
         trained_shipped_accuracy: Estimated accuracy on the shipped classes after the training; None if there
             is no estimate, or a class would be lost.
         unchanged_shipped_accuracy: The same without the training.
+        gate_refuses_trained: Whether the trained network is the better one, but the gate would refuse it.
     """
 
     kept: Literal["trained", "unchanged"]
@@ -152,6 +157,7 @@ class ComparisonReport(Report):
     unchanged_new_accuracy: float
     trained_shipped_accuracy: float | None
     unchanged_shipped_accuracy: float | None
+    gate_refuses_trained: bool = False
 
     def in_words(self) -> str:
         """Says in a sentence how well both networks do."""
@@ -162,7 +168,8 @@ class ComparisonReport(Report):
         shipped = self.trained_shipped_accuracy, self.unchanged_shipped_accuracy
         if shipped[0] is None or shipped[1] is None:
             return f"{new}; what training costs the shipped classes cannot be estimated"
-        return f"{new}; the shipped classes are estimated at {shipped[0]:.1%} and {shipped[1]:.1%}"
+        found = f"{new}; the shipped classes are estimated at {shipped[0]:.1%} and {shipped[1]:.1%}"
+        return found + ("; the gate would refuse the trained network" if self.gate_refuses_trained else "")
 
 
 class LearningReport(Report):

@@ -42,7 +42,6 @@ _SETTINGS_NOT_IN_DIGEST = {
     "fresh",
     "sign_with",
     "class_name",
-    "instant",
     "time_budget_seconds",
     *GATE_SETTINGS,
 }
@@ -180,6 +179,14 @@ def read_header(path: Path) -> CheckpointHeader | None:
         return None
 
 
+def interrupted_increment(home: Home, config: IncrementConfig) -> CheckpointHeader | None:
+    """Returns the header of the checkpoint of an interrupted increment; None if there is none to continue."""
+    header = None if config.fresh else read_header(home.training)
+    if header is None or header.parent_digest != home.open_bundle().manifest.model_digest:
+        return None
+    return header
+
+
 def resumed_settings(home: Home, config: IncrementConfig) -> IncrementConfig:
     """Completes the given settings with those of an interrupted increment, if there is one to continue.
 
@@ -187,8 +194,8 @@ def resumed_settings(home: Home, config: IncrementConfig) -> IncrementConfig:
         home: Model home, whose lock is held.
         config: Settings as they were given; with `fresh`, they stay as they are.
     """
-    header = None if config.fresh else read_header(home.training)
-    if header is None or header.parent_digest != home.open_bundle().manifest.model_digest:
+    header = interrupted_increment(home, config)
+    if header is None:
         return config
     not_given = IncrementConfig.model_fields.keys() - config.model_fields_set
     return config.model_copy(update={name: getattr(header.settings, name) for name in not_given})

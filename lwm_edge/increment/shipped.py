@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Head
@@ -68,7 +69,7 @@ def judge_shipped(
     lost = _lost(known, statistics, head_before, head_now, class_names)
     right, right_solved, total = (measured[name][:shipped] for name in (RIGHT, RIGHT_SOLVED, TOTAL))
     is_measured = total > 0
-    if is_measured.sum() < _MIN_CLASSES:
+    if not can_estimate(total):
         return ShippedJudgement(None, lost, [])
     as_shipped, by_solved = (
         float((counts[is_measured] / total[is_measured]).mean()) for counts in (right, right_solved)
@@ -102,6 +103,15 @@ def judge_shipped(
     worst = [class_names[i] for i in np.argsort(-drops)[:_LISTED] if drops[i] > _LOSS_WORTH_A_WARNING]
     warnings = [f"{', '.join(worst)} lost the most accuracy; check with lwm-edge evaluate"] if worst else []
     return ShippedJudgement(estimate, lost, warnings)
+
+
+def can_estimate(total: NDArray[Any]) -> bool:
+    """Returns whether the vendor measured enough shipped classes.
+
+    Args:
+        total: Number of photos on which the vendor measured each shipped class that is left.
+    """
+    return int((total > 0).sum()) >= _MIN_CLASSES
 
 
 def _head_alone(known: ClassStatistics, head_before: Head, shipped: int, solved: bool) -> Head:

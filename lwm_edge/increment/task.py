@@ -24,7 +24,7 @@ from .new_photos import read_photos
 from .plan import check_disk, make_plan, memory_limit
 from .prediction import USUAL_STEPS
 from .reports import PlanReport
-from .resume import SavedTraining
+from .resume import SavedTraining, interrupted_increment
 from .timing import Timer
 from .values import Approach, Learner, NewPhotos
 
@@ -77,8 +77,8 @@ def set_up(
     """
     parent = home.open_bundle()
     require_trusted_model(home, parent.manifest)
-    if not more and config.recipe != "auto":
-        require_usable(config.recipe, config)
+    if not more:  # whatever `auto` chooses, it may end with lda
+        require_usable("lda" if config.recipe == "auto" else config.recipe, config)
     if config.sign_with:
         read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it
     reset_peak_rss()
@@ -99,9 +99,9 @@ def set_up(
     reading = max(0, peak_rss_bytes() - rss_bytes())
     decoding, separate = decoding_bytes(reading), separate_decoding_bytes(reading)
     preparation = _Preparation(home, folder, parent, photos, config, timer, on_progress, decoding, separate)
-    return _planned_or_instant(
-        preparation, choose_approach(parent, len(photos.to_learn.photos), config, more)
-    )
+    continues = not more and interrupted_increment(home, config) is not None
+    approach = choose_approach(parent, len(photos.to_learn.photos), config, more, continues=continues)
+    return _planned_or_instant(preparation, approach, continues=continues)
 
 
 @dataclass(frozen=True)
@@ -170,22 +170,25 @@ class _Preparation:
         return Task(parent, photos, config, approach, learner, plan, saved, warnings)
 
 
-def _planned_or_instant(preparation: _Preparation, approach: Approach) -> Task:
-    """Plans an increment; if `auto` would train for too long or has too little memory, it does not train.
+def _planned_or_instant(preparation: _Preparation, approach: Approach, *, continues: bool) -> Task:
+    """Plans an increment; if `auto` cannot train here, or not in the time it may take, it does not train.
 
-    Training that was interrupted continues in any case.
+    Training that was interrupted continues, whatever the time.
     """
-    config = preparation.config
+    must_train = continues or not approach.compares
     try:
         task = preparation.task(approach)
     except ResourceError:
-        if not approach.compares:
+        if must_train:
             raise
         why = "training needs more memory than is allowed"
+    except ConfigError as error:
+        if must_train:
+            raise
+        why = f"training is not possible ({error.message})"
     else:
-        seconds, budget = task.plan.predicted_seconds, config.time_budget_seconds
-        continues = not config.fresh and task.saved.plan() is not None
-        if not approach.compares or continues or seconds <= budget:
+        seconds, budget = task.plan.predicted_seconds, preparation.config.time_budget_seconds
+        if must_train or seconds <= budget:
             return task
         why = f"with training, the increment would take about {seconds:.0f} s, and the budget is {budget:g} s"
         del task  # another plan needs the memory

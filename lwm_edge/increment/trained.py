@@ -21,7 +21,7 @@ from ..learning.losses import attention_distillation_loss
 from ..learning.near_copies import count_near_copies
 from ..learning.reports import TrainingReport
 from ..learning.running import Observation, choose_device, head_of, observe
-from ..learning.training import TrainingState, train_increment, trained_parameters
+from ..learning.training import TrainingState, diverged, train_increment, trained_parameters
 from ..learning.unknown import score_tensors
 from ..learning.unseen import Unseen
 from ..model.bundle import MEASURED, PROBE, Bundle
@@ -116,6 +116,10 @@ class TrainingLearner:
             by_teacher = observe(teacher, photos.to_learn, batch_size, on_progress).head_inputs
             training = self._train(photos, plan, saved, by_teacher, on_progress, should_stop)
             to_learn = observe(student, photos.to_learn, batch_size, on_progress).head_inputs
+            if not np.isfinite(to_learn).all():  # no loss is computed after the last update
+                saved.forget()
+                what = "the network's outputs were no longer finite after training"
+                raise diverged(what, self._config, self._approach.recipe)
             change = FeatureMap.fit(by_teacher, to_learn)
             known = ClassStatistics.from_bundle(self._parent)  # not earlier, as the training needs the memory
             known.follow_drift(change, teacher.classes)

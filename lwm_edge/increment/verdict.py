@@ -9,6 +9,7 @@ import numpy as np
 
 from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Features, Labels
+from ..learning.drift import measure_drift
 from ..learning.reports import DriftReport
 from ..model.bundle import HISTOGRAM, MEASURED
 from ..model.evaluation import EvaluationReport, evaluate_predictions
@@ -106,6 +107,18 @@ def judge_what_shipped(task: Task, learnt: Learnt, judged: Sequence[NewClassRepo
         solved=task.approach.recipe.head == "solved",
         # Renaming, removing classes and calibrating leave the network and the remaining rows as they were.
         is_first=parent.recipe == BASE,
+    )
+
+
+def find_drift(learnt: Learnt, shipped: ShippedJudgement) -> DriftReport:
+    """Measures the drift of the student from its teacher."""
+    return measure_drift(
+        learnt.head,
+        learnt.teachers_head,
+        learnt.held_back,
+        learnt.held_back_by_teacher,
+        learnt.attention_distance,
+        shipped.estimate,
     )
 
 

@@ -110,7 +110,7 @@ def train_increment(
         loss, norm = float(L_C + recipe.beta * L_D + recipe.gamma * L_AD), optimizer.gradient_norm()
         for name, value in (("the loss", loss), ("the norm of the gradients", norm)):
             if not math.isfinite(value):
-                raise _diverged(f"{name} became {value} at step {batch.step + 1}", config, recipe)
+                raise diverged(f"{name} became {value} at step {batch.step + 1}", config, recipe)
         # BatchNorm is frozen, so nothing else limits the length of a step.
         optimizer.update(rates, config.momentum, scale=max_norm / max(norm, max_norm))
 
@@ -120,7 +120,7 @@ def train_increment(
         after_step(state)
 
     if not all_finite(parameters.values()):  # no loss is computed after the last update
-        raise _diverged(f"the weights were no longer finite after step {total_steps}", config, recipe)
+        raise diverged(f"the weights were no longer finite after step {total_steps}", config, recipe)
     student.requires_grad_(False)
     seconds, mean_losses = time.monotonic() - started, loss_sums / len(photos.photos)
     step_ms = 1000 * seconds / max(1, total_steps - done)
@@ -150,7 +150,8 @@ def _state(step: int, loss_sums: NDArray[np.float64], optimizer: MomentumSGD) ->
     return TrainingState(step, sums, optimizer.tensors())
 
 
-def _diverged(what_happened: str, config: IncrementConfig, recipe: Recipe) -> GateError:
+def diverged(what_happened: str, config: IncrementConfig, recipe: Recipe) -> GateError:
+    """Makes the error for a training that diverged, which says what to do."""
     names = {"learning_rate": "--learning-rate", "head_learning_rate": "head_learning_rate in lwm-edge.toml"}
     used = {name: rate for name in names if (rate := getattr(recipe, name))}
     # A rate that was set is the likelier cause; the recipes' own have been tried.

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lwm_edge import IncrementConfig, IncrementReport, add_classes, audit, init_home, open_home
-from lwm_edge.cli import receipt
-from lwm_edge.errors import ConfigError, StoppedError
+from lwm_edge import (
+    IncrementConfig,
+    IncrementReport,
+    add_classes,
+    audit,
+    init_home,
+    open_home,
+    plan_increment,
+)
+from lwm_edge.cli import display, receipt
+from lwm_edge.errors import ConfigError, ResourceError, StoppedError
 from lwm_edge.home.home import Home
-from lwm_edge.increment import approach, comparison
+from lwm_edge.increment import approach, comparison, learn, trained
 from lwm_edge.increment.add import may_train
 from lwm_edge.increment.learn import learn_classes
 from lwm_edge.increment.task import set_up
 from lwm_edge.increment.timing import Timer
 from lwm_edge.increment.values import Approach
+from lwm_edge.learning.reports import DriftReport
+from lwm_edge.model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, open_bundle, save_bundle
 from lwm_edge.records import Progress, ignore_progress
 from tests.support.folders import PhotoMaker
 from tests.support.samples import DEVICE, WITHOUT_LEVELS
@@ -29,7 +41,11 @@ AUTO = IncrementConfig(epochs=1, batch_size=16, micro_batch_size=16, device=DEVI
 @pytest.fixture
 def small(tmp_path: Path) -> Home:
     """Makes a home whose head reads 64 values, so that 128 photos show how these drift."""
-    init_home(WITHOUT_LEVELS, tmp_path / "small")
+    base = open_bundle(WITHOUT_LEVELS)
+    arrays = base.arrays()
+    arrays[RIGHT][:6], arrays[RIGHT_SOLVED][:6], arrays[TOTAL][:6] = 40, 40, 50
+    save_bundle(tmp_path / "measured.lwm", arrays, base.manifest)
+    init_home(tmp_path / "measured.lwm", tmp_path / "small")
     return open_home(tmp_path / "small")
 
 
@@ -89,7 +105,7 @@ def test_otherwise_the_network_stays_as_it_was(
     assert report.recipe == after.manifest.recipe == "lda" and report.training is None
     assert all(np.array_equal(before[n], after.arrays()[n]) for n in before if "backbone" in n)
     assert report.comparison is not None and report.comparison.kept == "unchanged"
-    assert report.recipe_reason.startswith("training did not make the model better, so the network stays")
+    assert report.recipe_reason.startswith("the network stays as it was, as training did not make the model")
     assert ("cannot be estimated" in report.recipe_reason) == (trained[1] is None)
     assert not small.training.exists() and audit(small).passed
 
@@ -106,7 +122,8 @@ def test_otherwise_the_network_stays_as_it_was(
 def test_the_figures_are_those_of_the_receipts(small: Home, photos: Path) -> None:
     report = _add(small, photos)
     assert report.comparison is not None and report.comparison.kept == "unchanged"
-    assert report.comparison.trained_shipped_accuracy is None  # the vendor measured nothing
+    assert report.comparison.trained_shipped_accuracy is not None and report.drift.shipped is not None
+    assert report.comparison.unchanged_shipped_accuracy == report.drift.shipped.now
     assert report.comparison.unchanged_new_accuracy == report.held_back.accuracy
     assert 0.5 < report.comparison.trained_new_accuracy <= 1
 
@@ -125,9 +142,7 @@ def test_a_recipe_that_is_named_may_take_any_time(small: Home, photos: Path) -> 
 
 
 def test_interrupted_training_continues_whatever_the_budget(small: Home, photos: Path) -> None:
-    asked = iter(range(1, 1000))
-    with small.lock(), pytest.raises(StoppedError):
-        learn_classes(small, photos, AUTO, ignore_progress, lambda: next(asked) == 2)
+    _interrupt(small, photos)
     seen: list[Progress] = []
     config = AUTO.model_copy(update={"time_budget_seconds": 0.01})
     report = add_classes(small, photos, config, on_progress=seen.append, isolate=False)
@@ -163,3 +178,128 @@ def test_instant_goes_with_recipes_that_train_nothing() -> None:
     assert IncrementConfig(recipe="lda", instant=True).instant
     with pytest.raises(ConfigError, match="recipe lwm trains, so it is not instant; choose auto or lda"):
         IncrementConfig(recipe="lwm", instant=True)
+
+
+def _interrupt(home: Home, photos: Path) -> None:
+    """Stops training after its second step, and saves it."""
+    asked = iter(range(1, 1000))
+    with home.lock(), pytest.raises(StoppedError):
+        learn_classes(home, photos, AUTO, ignore_progress, lambda: next(asked) == 2)
+
+
+def test_interrupted_training_is_not_lost_to_an_instant_increment(small: Home, photos: Path) -> None:
+    _interrupt(small, photos)
+    with pytest.raises(ConfigError, match=r"step 2.*--fresh") as refused:
+        _add(small, photos, AUTO.model_copy(update={"instant": True}))
+    assert refused.value.problems == ("instant is True now, and was False before",)
+    assert small.training.exists()
+    fresh = _add(small, photos, AUTO.model_copy(update={"instant": True, "fresh": True}))
+    assert fresh.recipe == "lda" and not small.training.exists()
+
+
+def test_interrupted_training_continues_or_says_how_much_memory_it_needs(small: Home, photos: Path) -> None:
+    _interrupt(small, photos)
+    little = AUTO.model_copy(update={"max_memory": 8 * 2**20})
+    assert may_train(small, photos, little)
+    with pytest.raises(ResourceError, match="8 MiB of memory is too little"):
+        _add(small, photos, little)
+    enough = AUTO.model_copy(update={"max_memory": 2**30})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(approach, "_LEAST_BYTES_FOR_TRAINING", 2**40)
+        assert may_train(small, photos, enough) and _add(small, photos, enough).comparison is not None
+
+
+def test_nothing_is_trained_if_nobody_could_tell_what_it_costs(
+    home: Home, tmp_path: Path, photos: Path
+) -> None:
+    init_home(WITHOUT_LEVELS, tmp_path / "unmeasured")
+    unmeasured = open_home(tmp_path / "unmeasured")
+    assert not may_train(unmeasured, photos, AUTO)
+    report = _add(unmeasured, photos)
+    assert report.recipe == "lda" and report.comparison is None and not report.plan.trains
+    assert report.recipe_reason == (
+        "what training would cost the shipped classes cannot be estimated, so the network stays as it is"
+    )
+
+
+def test_no_worker_is_started_if_memory_is_too_small_for_training(small: Home, photos: Path) -> None:
+    assert not may_train(small, photos, AUTO.model_copy(update={"max_memory": 599 * 2**20}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"device": "cuda"}, "training is not possible (torch finds no GPU that it can use"),
+        ({"frozen_blocks": 12}, "training is not possible (all blocks are frozen"),
+    ],
+)
+def test_settings_that_rule_training_out_make_the_increment_instant(
+    small: Home, photos: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], why: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    report = _add(small, photos, AUTO.model_copy(update=settings))
+    assert report.recipe == "lda" and why in report.recipe_reason
+    assert any("no effect" in line and next(iter(settings)) in line for line in report.warnings)
+
+
+def _broken_torch(name: str, *args: Any, **kwargs: Any) -> Any:
+    if name == "architectures" and args[2] == ("_torchvision",):
+        raise OSError("libcudart.so.12: cannot open shared object file: No such file or directory")
+    return importlib.__import__(name, *args, **kwargs)
+
+
+def test_broken_torch_makes_the_increment_instant(
+    small: Home, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.__import__", _broken_torch)
+    report = _add(small, photos)
+    assert report.recipe == "lda" and "torchvision, and they cannot be loaded here" in report.recipe_reason
+
+
+def test_auto_cannot_keep_a_limit_on_attention(small: Home, photos: Path) -> None:
+    limited = AUTO.model_copy(update={"max_attention_distance": 0.0})
+    with pytest.raises(ConfigError, match="recipe lda, which auto may choose, runs without it"):
+        _add(small, photos, limited)
+
+
+def test_a_better_network_that_the_gate_would_refuse_is_not_kept(
+    small: Home, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _figures(monkeypatch, (0.95, 0.8), (0.85, 0.8))
+    trained = iter([0.0, 1.0])
+    drift = DriftReport(base_agreement=0, probability_change=0, attention_distance=None, shipped=None)
+
+    def find_drift(*_: object) -> DriftReport:
+        return drift.model_copy(update={"base_agreement": next(trained)})
+
+    monkeypatch.setattr(comparison, "find_drift", find_drift)
+    monkeypatch.setattr(learn, "find_drift", find_drift)
+    report = _add(small, photos, AUTO.model_copy(update={"min_base_agreement": 0.5}))
+    assert report.recipe == "lda" and report.comparison is not None and report.comparison.gate_refuses_trained
+    assert report.recipe_reason.startswith(
+        "the network stays as it was, although training made the model better"
+    )
+    assert report.recipe_reason.endswith("the gate would refuse the trained network")
+    receipt.new_classes(report)
+    assert "trained network; so the network stayed as it was" in " ".join(capsys.readouterr().out.split())
+
+
+def test_warnings_about_training_go_with_the_trained_network(
+    small: Home, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trained, "few_cells_warnings", lambda network, cells: ["few cells"])
+    _figures(monkeypatch, (0.8, 0.8), (0.85, 0.8))
+    assert "few cells" not in _add(small, photos).warnings
+
+
+def test_a_plan_says_which_recipe_will_run_and_why(
+    small: Home, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = plan_increment(small, photos, AUTO, isolate=False)
+    assert planned.trains and planned.recipe == "lwm-lda"
+    assert planned.recipe_reason.endswith("; its model is kept only if it is better than that of lda")
+    tight = AUTO.model_copy(update={"time_budget_seconds": 0.01})
+    planned = plan_increment(small, photos, tight, isolate=False)
+    assert planned.recipe == "lda" and "and the budget is 0.01 s" in planned.recipe_reason
+    display.plan(planned)
+    assert "Recipe lda: with training, the increment would" in " ".join(capsys.readouterr().out.split())

@@ -272,6 +272,20 @@ def test_an_infinite_gradient_ends_the_training_where_it_happens(
     assert state_of(home.path) == before  # so no checkpoint is left either
 
 
+@pytest.mark.parametrize("recipe", ["lwm", "lwm-lda"])
+def test_outputs_that_the_last_update_made_infinite_refuse_the_model(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    monkeypatch.setattr(trained, "SECONDS_BETWEEN_SAVES", 0.0)
+    photos, before = make_photos("Bag", "Shirt"), state_of(home.path)
+    config = THREE_EPOCHS.model_copy(
+        update={"recipe": recipe, "epochs": 1, "batch_size": 64, "learning_rate": 1e30}
+    )
+    with pytest.raises(GateError, match=r"no longer finite after training; .*--learning-rate below 1e\+30"):
+        add_classes(home, photos, config, isolate=False)
+    assert state_of(home.path) == before
+
+
 def test_an_incomplete_save_is_cleared(home: Home) -> None:
     incomplete = storage.staged_path(home.training)
     incomplete.write_bytes(b"incomplete")
