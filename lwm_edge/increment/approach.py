@@ -54,14 +54,16 @@ def choose_approach(
         return attention_cells(load_network(parent))
 
     cells = map_cells if torch_is_installed() else None
-    why_not = None if continues or config.instant else why_auto_stays_instant(parent, config)
-    if config.recipe == "auto" and why_not:
+    asks = config.recipe == "auto" and not (config.instant or continues) and may_show_drift(photos, features)
+    if asks and (why_not := why_auto_stays_instant(parent, config)):
         name: RecipeName = "lda"
         reason = f"{why_not}, so the network stays as it is"
     else:
         try:
             name, reason = choose_recipe(config, photos, features, map_cells=cells)
         except ConfigError as error:  # torch is installed, but cannot be loaded
+            if continues:
+                raise
             name, reason = "lda", f"{error.message}; so the network stays as it is"
     require_usable(name, config)
     recipe, compares = RECIPES[name].adjusted(config), config.recipe == "auto" and RECIPES[name].trains
