@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, GateError, StoppedError
+from ..errors import GateError, StoppedError
 from ..freed_memory import drop_library_pages, drop_mapped_pages, freed_memory_kept
 from ..learning.attention import attention_map
 from ..learning.class_statistics import ClassStatistics, FeatureMap
@@ -21,13 +21,12 @@ from ..learning.losses import attention_distillation_loss
 from ..learning.near_copies import count_near_copies
 from ..learning.reports import TrainingReport
 from ..learning.running import Observation, choose_device, head_of, observe
-from ..learning.training import TrainingState, diverged, train_increment, trained_parameters
+from ..learning.training import TrainingState, diverged, train_increment
 from ..learning.unknown import score_tensors
 from ..learning.unseen import Unseen
 from ..model.bundle import MEASURED, PROBE, Bundle
 from ..model.loading import load_network, network_arrays
-from ..model.manifest import Manifest
-from ..model.network import Network, attention_cells, few_cells_warnings, pools_early
+from ..model.network import Network, attention_cells
 from ..model.onnx.parity import head_inputs_of_probe
 from ..model.precision import has_bfloat16
 from ..model.unknown import known_scores
@@ -37,6 +36,7 @@ from .job import Job
 from .rehearsal import describe_job
 from .reports import PlanReport
 from .resume import SECONDS_BETWEEN_SAVES, SavedTraining
+from .student import make_student, refuse_single_cell, training_warnings
 from .timing import Timer
 from .values import Approach, Learnt, NewPhotos
 
@@ -67,11 +67,11 @@ class TrainingLearner:
         self._teacher = load_network(parent)
         self._teacher.freeze(config.frozen_blocks)
         cells = attention_cells(self._teacher)
-        _refuse_single_cell(self._teacher, cells, approach)
-        self._student = _make_student(self._teacher, approach, new_classes, config)
+        refuse_single_cell(self._teacher, cells, approach)
+        self._student = make_student(self._teacher, approach, new_classes, config)
         slow = config.precision == "bfloat16" and not has_bfloat16(self._device)
         self._warnings = tuple(
-            _warnings(approach, self._teacher, cells, parent.manifest, slow_precision=slow)
+            training_warnings(approach, self._teacher, cells, parent.manifest, slow_precision=slow)
         )
 
     @property
@@ -265,42 +265,3 @@ def _attention_distance(
         for network, seen in ((student, by_student), (teacher, by_teacher))
     )
     return float(attention_distillation_loss(Q_student, Q_teacher))
-
-
-def _refuse_single_cell(teacher: Network, cells: int, approach: Approach) -> None:
-    if not approach.recipe.gamma or cells > 1:
-        return
-    if pools_early(teacher):
-        raise ConfigError(
-            "this network pools before its last hidden layer, so its attention maps have a single cell at "
-            "any image size, and the attention distillation loss has no effect; use recipe auto or lda"
-        )
-    raise ConfigError(
-        f"at {teacher.preprocessing.image_size} px this network's attention maps have a single cell, so "
-        "the attention distillation loss has no effect; use recipe lwf-mc or a base made at a larger size"
-    )
-
-
-def _make_student(teacher: Network, approach: Approach, new_classes: int, config: IncrementConfig) -> Network:
-    student = teacher.student(trains=True)
-    if not trained_parameters(student, approach.recipe):
-        raise ConfigError(
-            f"all blocks are frozen, so {approach.name} has nothing to train; freeze fewer, or use recipe lda"
-        )
-    student.add_classes(new_classes, torch.Generator().manual_seed(config.seed))
-    return student
-
-
-def _warnings(
-    approach: Approach, teacher: Network, cells: int, manifest: Manifest, *, slow_precision: bool
-) -> Iterator[str]:
-    """Warns the owner about the limits of the approach."""
-    if slow_precision:
-        yield "this device is not known to have instructions for bfloat16: float32 is probably faster here"
-    if approach.recipe.gamma:
-        yield from few_cells_warnings(teacher, cells)
-    if approach.classification != manifest.activation:
-        yield (
-            f"the base was trained with {manifest.activation} outputs and the increment with "
-            f"{approach.classification}"
-        )

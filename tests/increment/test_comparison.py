@@ -23,7 +23,7 @@ from lwm_edge import (
 from lwm_edge.cli import display, receipt
 from lwm_edge.errors import ConfigError, ResourceError, StoppedError
 from lwm_edge.home.home import Home
-from lwm_edge.increment import approach, comparison, learn, trained
+from lwm_edge.increment import approach, comparison, learn, student
 from lwm_edge.increment.add import may_train
 from lwm_edge.increment.learn import learn_classes
 from lwm_edge.increment.task import set_up
@@ -287,7 +287,7 @@ def test_a_better_network_that_the_gate_would_refuse_is_not_kept(
 def test_warnings_about_training_go_with_the_trained_network(
     small: Home, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trained, "few_cells_warnings", lambda network, cells: ["few cells"])
+    monkeypatch.setattr(student, "few_cells_warnings", lambda network, cells: ["few cells"])
     _figures(monkeypatch, (0.8, 0.8), (0.85, 0.8))
     assert "few cells" not in _add(small, photos).warnings
 
