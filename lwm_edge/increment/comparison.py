@@ -24,9 +24,11 @@ def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, Compariso
         The task with the approach that was kept, what was learnt, and the comparison; None in its place if
         there is nothing to compare.
     """
-    if learnt.untrained is None:
-        return task, learnt, None
     approach = task.approach
+    if learnt.untrained is None:
+        if approach.compares:
+            approach = instant_approach(approach, "the training diverged, so the network stays as it was")
+        return replace(task, approach=approach), learnt, None
     unchanged = replace(task, approach=instant_approach(approach, approach.reason))
     new, shipped = _accuracy(task, learnt)
     new_unchanged, shipped_unchanged = _accuracy(unchanged, learnt.untrained)

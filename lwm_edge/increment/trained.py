@@ -109,7 +109,31 @@ class TrainingLearner:
         on_progress: ProgressCallback,
         should_stop: Callable[[], bool],
     ) -> Learnt:
-        """Trains the student, and runs both networks once on each photo."""
+        """Trains the student, and runs both networks once on each photo.
+
+        If the student is to be compared with a model whose backbone stayed as it was, and the training
+        diverges, only that model is learnt.
+        """
+        try:
+            return self._teach_student(photos, plan, saved, on_progress, should_stop)
+        except GateError:
+            if not self._approach.compares:
+                raise
+        self._move_to(_CPU)
+        to_learn, held_back = (
+            observe(self._teacher, some, plan.micro_batch_size, on_progress).head_inputs
+            for some in (photos.to_learn, photos.held_back)
+        )
+        return learn_without_training(self._parent, photos, to_learn, held_back)
+
+    def _teach_student(
+        self,
+        photos: NewPhotos,
+        plan: PlanReport,
+        saved: SavedTraining,
+        on_progress: ProgressCallback,
+        should_stop: Callable[[], bool],
+    ) -> Learnt:
         student, teacher, batch_size = self._student, self._teacher, plan.micro_batch_size
         self._move_to(_CPU)
         with freed_memory_kept(plan.keeps_freed_memory):
