@@ -17,8 +17,8 @@ def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, Compariso
     """Keeps the student only if it is better than a model whose network stayed as it was.
 
     The student must recognise more of the held-back photos, the estimate for the shipped classes must not be
-    lower, and the gate must not refuse the student. If either model has no such estimate, nobody knows what
-    the training cost, so the network stays as it was.
+    lower, and the gate must not refuse the student. If either model has no such figure, nothing shows that
+    the training did no harm, so the network stays as it was.
 
     Returns:
         The task with the approach that was kept, what was learnt, and the comparison; None in its place if
@@ -56,7 +56,7 @@ def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, Compariso
 
 
 def _accuracy(task: Task, learnt: Learnt) -> tuple[float, float | None]:
-    """Returns the accuracy on the held-back photos, and the estimate for the shipped classes."""
+    """Returns the accuracy on the held-back photos, and the figure for the shipped classes, if it counts."""
     judged = judge_new(task, learnt, report_nothing).classes
     shipped = judge_what_shipped(task, learnt, judged)
     now = shipped.estimate.now if shipped.estimate and not shipped.lost else None
