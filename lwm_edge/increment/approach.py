@@ -35,7 +35,7 @@ def choose_approach(
         photos: Number of photos to learn from.
         config: Settings of the increment.
         more: Settings for further photos of known classes; None for photos of new classes.
-        continues: Whether interrupted training is continued, so that memory no longer decides.
+        continues: Whether interrupted training is continued; then too little memory no longer rules it out.
 
     Raises:
         ConfigError: The recipe needs torch, which is not installed, or the settings do not fit it.
@@ -54,8 +54,8 @@ def choose_approach(
         return attention_cells(load_network(parent))
 
     cells = map_cells if torch_is_installed() else None
-    asks = config.recipe == "auto" and not (config.instant or continues) and may_show_drift(photos, features)
-    if asks and (why_not := why_auto_stays_instant(parent, config)):
+    is_open = config.recipe == "auto" and not (config.instant or continues)
+    if is_open and may_show_drift(photos, features) and (why_not := why_auto_stays_instant(parent, config)):
         name: RecipeName = "lda"
         reason = f"{why_not}, so the network stays as it is"
     else:
@@ -66,12 +66,13 @@ def choose_approach(
                 raise
             name, reason = "lda", f"{error.message}; so the network stays as it is"
     require_usable(name, config)
-    recipe, compares = RECIPES[name].adjusted(config), config.recipe == "auto" and RECIPES[name].trains
-    return Approach(name, reason, recipe, config.classification or manifest.activation, compares)
+    recipe, classification = RECIPES[name].adjusted(config), config.classification or manifest.activation
+    compares = config.recipe == "auto" and recipe.trains
+    return Approach(name, reason, recipe, classification, compares)
 
 
 def why_auto_stays_instant(parent: Bundle, config: IncrementConfig) -> str | None:
-    """Returns why recipe `auto` trains nothing, however many photos there are; None if it may train."""
+    """Returns why recipe `auto` trains nothing, even with enough photos; None if it may train."""
     if memory_limit(config)[0] < _LEAST_BYTES_FOR_TRAINING:
         return "training would need more memory than is allowed"
     if not can_estimate(parent.arrays(TOTAL)[TOTAL][: parent.manifest.shipped_classes]):
@@ -91,7 +92,7 @@ def reason_before_learning(approach: Approach) -> str:
 
 
 def warn_about_drift(parent: Bundle, approach: Approach, photos: int) -> Iterator[str]:
-    """Warns that statistics of known classes may no longer fit, if a few photos show how features move."""
+    """Warns that statistics of known classes may no longer fit, if too few photos show how features move."""
     features = count_features(parent)
     if approach.recipe.trains and approach.recipe.head == "solved" and not may_show_drift(photos, features):
         yield (

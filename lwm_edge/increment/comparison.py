@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from ..errors import GateError
-from ..records import report_nothing
 from .approach import instant_approach
-from .reports import ComparisonReport
+from .judgement import judge_new_classes
+from .reports import ComparisonReport, NewClassReport
 from .task import Task
 from .values import Learnt
-from .verdict import evaluate_student, find_drift, judge_new, judge_what_shipped, pass_or_refuse
+from .verdict import all_class_names, evaluate_student, find_drift, judge_what_shipped, pass_or_refuse
 
 
 def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, ComparisonReport | None]:
     """Keeps the student only if it is better than a model whose network stayed as it was.
 
     The student must recognise more of the held-back photos, the estimate for the shipped classes must not be
-    lower, and the gate must not refuse the student. If either model has no such estimate, nobody knows what
-    the training cost, so the network stays as it was.
+    lower, and the gate must not refuse the student. If either model has no such figure, nothing shows that
+    the training did no harm, so the network stays as it was.
 
     Returns:
         The task with the approach that was kept, what was learnt, and the comparison; None in its place if
@@ -58,16 +60,22 @@ def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, Compariso
 
 
 def _accuracy(task: Task, learnt: Learnt) -> tuple[float, float | None]:
-    """Returns the accuracy on the held-back photos, and the estimate for the shipped classes."""
-    judged = judge_new(task, learnt, report_nothing).classes
-    shipped = judge_what_shipped(task, learnt, judged)
+    """Returns the accuracy on the held-back photos, and the figure for the shipped classes, if it counts."""
+    shipped = judge_what_shipped(task, learnt, _judged_by_held_back(task, learnt))
     now = shipped.estimate.now if shipped.estimate and not shipped.lost else None
     return evaluate_student(task, learnt).accuracy, now
 
 
+def _judged_by_held_back(task: Task, learnt: Learnt) -> tuple[NewClassReport, ...]:
+    """Judges the new classes by the held-back photos alone, so that both models are judged alike."""
+    names, first_new = all_class_names(task), len(task.parent.manifest.class_names)
+    predictions, labels = learnt.held_back_logits.argmax(1), np.array(task.photos.held_back.labels)
+    return judge_new_classes(predictions, labels, names, range(first_new, len(names)))
+
+
 def _is_refused(task: Task, learnt: Learnt) -> bool:
     """Returns whether the gate refuses a model, so that the increment would end with nothing learnt."""
-    judged = judge_new(task, learnt, report_nothing).classes
+    judged = _judged_by_held_back(task, learnt)
     shipped = judge_what_shipped(task, learnt, judged)
     accuracy, drift = evaluate_student(task, learnt), find_drift(learnt, shipped)
     try:

@@ -146,8 +146,8 @@ class ComparisonReport(Report):
         kept: Network that was kept.
         trained_new_accuracy: Accuracy on the held-back photos after the training.
         unchanged_new_accuracy: Accuracy on the held-back photos without it.
-        trained_shipped_accuracy: Estimated accuracy on the shipped classes after the training; None if there
-            is no estimate, or a class would be lost.
+        trained_shipped_accuracy: Estimated accuracy on the shipped classes after the training; None if the
+            estimate is missing or too uncertain for a figure, or if a class would be lost.
         unchanged_shipped_accuracy: The same without the training.
         gate_refuses_trained: Whether the trained network is the better one, but the gate would refuse it.
     """
@@ -160,14 +160,14 @@ class ComparisonReport(Report):
     gate_refuses_trained: bool = False
 
     def in_words(self) -> str:
-        """Says in a sentence how well both networks do."""
+        """Says how well both networks do."""
         new = (
             f"with training, {self.trained_new_accuracy:.1%} of the held-back photos are recognised, and "
             f"without it {self.unchanged_new_accuracy:.1%}"
         )
         shipped = self.trained_shipped_accuracy, self.unchanged_shipped_accuracy
         if shipped[0] is None or shipped[1] is None:
-            return f"{new}; what training costs the shipped classes cannot be estimated"
+            return f"{new}; no estimate shows that the shipped classes would come to no harm"
         found = f"{new}; the shipped classes are estimated at {shipped[0]:.1%} and {shipped[1]:.1%}"
         return found + ("; the gate would refuse the trained network" if self.gate_refuses_trained else "")
 

@@ -10,10 +10,7 @@ from ..errors import ConfigError, ResourceError
 from ..freed_memory import drop_library_pages, freed_memory_kept
 from ..home.home import Home
 from ..home.trust import require_trusted_model
-from ..learning.config import (
-    IncrementConfig,
-    MorePhotos,
-)
+from ..learning.config import IncrementConfig, MorePhotos
 from ..memory import peak_rss_bytes, reset_peak_rss, rss_bytes
 from ..model.bundle import Bundle
 from ..photos.guard import MAX_MEMORY_BYTES
@@ -171,9 +168,9 @@ class _Preparation:
 
 
 def _planned_or_instant(preparation: _Preparation, approach: Approach, *, continues: bool) -> Task:
-    """Plans an increment; if `auto` cannot train here, or not in the time it may take, it does not train.
+    """Plans an increment; if `auto` cannot train here, or not within its time budget, nothing is trained.
 
-    Training that was interrupted continues, whatever the time.
+    Interrupted training continues, however long that takes.
     """
     must_train = continues or not approach.compares
     try:

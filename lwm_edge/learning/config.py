@@ -76,7 +76,7 @@ def choose_recipe(
     Training moves the features, and the statistics of the old classes must be moved with them. It takes
     clearly more than d photos to show how d features move; with fewer, the backbone stays as it is.
 
-    `lwm-lda` is a candidate only: the plan must predict that it ends within the time budget, and the new
+    `lwm-lda` is only a candidate: the plan must predict that it ends within the time budget, and the new
     model must be better than one whose backbone stayed as it was (see `increment.comparison`).
 
     Args:
@@ -105,7 +105,7 @@ def choose_recipe(
 
 
 def may_show_drift(photos: int, features: int) -> bool:
-    """Tells whether there are enough photos to show how training moves the features of known classes."""
+    """Returns whether there are enough photos to show how training moves the features of known classes."""
     return photos >= _PHOTOS_PER_FEATURE * features
 
 
@@ -154,9 +154,9 @@ class IncrementConfig(Settings):
     instant: bool = False
     """Whether to leave the network as it is, so that learning takes seconds."""
     time_budget_seconds: float = Field(default=180.0, gt=0, allow_inf_nan=False)
-    """Longest time in seconds, from start to end, that `auto` may take if it trains the network.
+    """Longest time in seconds that the whole increment may take if `auto` is to train the network.
 
-    If the plan predicts more, the network stays as it is. A recipe that is named may take any time.
+    If the plan predicts more, the network stays as it is. A recipe that is named has no such limit.
     """
     beta: float | None = Field(default=None, ge=0)
     """Weight of the distillation loss; the recipe has a default."""

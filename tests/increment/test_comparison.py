@@ -88,7 +88,7 @@ def test_the_trained_network_is_kept_if_it_is_better(
 @pytest.mark.parametrize(
     "trained",
     [(0.84, 0.8), (0.85, 0.8), (0.95, 0.79), (0.95, None)],
-    ids=["fewer new", "as many", "worse on shipped", "cannot be known"],
+    ids=["fewer new", "as many", "worse on shipped", "no figure for shipped"],
 )
 def test_otherwise_the_network_stays_as_it_was(
     small: Home,
@@ -106,7 +106,7 @@ def test_otherwise_the_network_stays_as_it_was(
     assert all(np.array_equal(before[n], after.arrays()[n]) for n in before if "backbone" in n)
     assert report.comparison is not None and report.comparison.kept == "unchanged"
     assert report.recipe_reason.startswith("the network stays as it was, as training did not make the model")
-    assert ("cannot be estimated" in report.recipe_reason) == (trained[1] is None)
+    assert ("come to no harm" in report.recipe_reason) == (trained[1] is None)
     assert not small.training.exists() and audit(small).passed
 
     instant = _add(open_home(tmp_path / "instant"), photos, AUTO.model_copy(update={"instant": True}))
@@ -123,7 +123,8 @@ def test_the_figures_are_those_of_the_receipts(small: Home, photos: Path) -> Non
     report = _add(small, photos)
     assert report.comparison is not None and report.comparison.kept == "unchanged"
     assert report.comparison.trained_shipped_accuracy is not None and report.drift.shipped is not None
-    assert report.comparison.unchanged_shipped_accuracy == report.drift.shipped.now
+    # the receipt's own estimate is corrected by all photos, and not by the held-back ones alone
+    assert report.comparison.unchanged_shipped_accuracy == pytest.approx(report.drift.shipped.now, abs=0.01)
     assert report.comparison.unchanged_new_accuracy == report.held_back.accuracy
     assert 0.5 < report.comparison.trained_new_accuracy <= 1
 
