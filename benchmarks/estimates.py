@@ -84,7 +84,10 @@ def run(
         receipt = lwm_edge.add_classes(home, linked(work / "new", data, "train", names), config)
         estimate = receipt.drift.shipped and receipt.drift.shipped.model_dump()
         accuracy = lwm_edge.evaluate(home, kept).old_accuracy
-        rows.append({"classes": len(receipt.class_names), "estimate": estimate, "accuracy": accuracy})
+        row = {"classes": len(receipt.class_names), "estimate": estimate, "accuracy": accuracy}
+        if receipt.comparison:
+            row |= {"comparison": receipt.comparison.model_dump(), "seconds": round(receipt.seconds)}
+        rows.append(row)
         print(json.dumps(rows[-1]), flush=True)
     return rows
 
