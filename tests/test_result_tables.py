@@ -256,6 +256,7 @@ def test_tables_that_scripts_print_are_in_the_page_as_they_print_them(
         ("doctor", "doctor-grocery.json", "rows"),
         ("few_photos", "few-photos-grocery.json", "rows"),
         ("estimates", "estimates.json", "runs"),
+        ("estimates", "auto-cifar100.json", "runs"),
         ("speed_training", "speed-training.json", "measured"),
         ("speed_training", "speed-training-gpu.json", "measured"),
         ("large_base", "large-base.json", "rows"),

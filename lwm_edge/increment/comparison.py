@@ -14,6 +14,8 @@ from .task import Task
 from .values import Learnt
 from .verdict import all_class_names, evaluate_student, find_drift, judge_what_shipped, pass_or_refuse
 
+_ROUNDING = 1e-9  # of a mean over classes
+
 
 def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, ComparisonReport | None]:
     """Keeps the student only if it is better than a model whose network stayed as it was.
@@ -35,7 +37,7 @@ def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, Compariso
     new, shipped = _accuracy(task, learnt)
     new_unchanged, shipped_unchanged = _accuracy(unchanged, learnt.untrained)
     harms_nothing = shipped is not None and shipped_unchanged is not None and shipped >= shipped_unchanged
-    is_better = new > new_unchanged and harms_nothing
+    is_better = new - new_unchanged > _ROUNDING and harms_nothing
     refused = is_better and _is_refused(task, learnt)
     report = ComparisonReport(
         kept="trained" if is_better and not refused else "unchanged",
