@@ -62,7 +62,7 @@ def main(
         )
         lwm_edge.build_base(split.train(0), work / "base.lwm", chosen)
         lwm_edge.init_home(work / "base.lwm", work / "home")
-        lwm_edge.add_classes(work / "home", split.train(1), lwm_edge.IncrementConfig())
+        lwm_edge.add_classes(work / "home", split.train(1), lwm_edge.IncrementConfig(instant=True))
         rows = []
         for name, form in FORMS.items():
             config = lwm_edge.ExportConfig(photos=split.test(1), force=True, **form)
