@@ -31,8 +31,8 @@ def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, Compariso
     approach = task.approach
     if learnt.untrained is None:
         if approach.compares:
-            approach = instant_approach(approach, "the training diverged, so the network stays as it was")
-        return replace(task, approach=approach), learnt, None
+            task = _without_training(task, "the training diverged, so the network stays as it was")
+        return task, learnt, None
     unchanged = replace(task, approach=instant_approach(approach, approach.reason))
     new, shipped = _accuracy(task, learnt)
     new_unchanged, shipped_unchanged = _accuracy(unchanged, learnt.untrained)
@@ -55,10 +55,14 @@ def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, Compariso
         "although training made the model better" if refused else "as training did not make the model better"
     )
     reason = f"the network stays as it was, {why}: {report.in_words()}"
+    return _without_training(task, reason), learnt.untrained, report
+
+
+def _without_training(task: Task, reason: str) -> Task:
+    """Returns the task of a model whose network stayed as it was, without the warnings about training."""
     about_training = task.learner.warnings
     warnings = tuple(warning for warning in task.warnings if warning not in about_training)
-    kept = replace(task, approach=instant_approach(approach, reason), warnings=warnings)
-    return kept, learnt.untrained, report
+    return replace(task, approach=instant_approach(task.approach, reason), warnings=warnings)
 
 
 def _accuracy(task: Task, learnt: Learnt) -> tuple[float, float | None]:

@@ -306,9 +306,13 @@ def test_a_plan_says_which_recipe_will_run_and_why(
     assert "Recipe lda: with training, the increment would" in " ".join(capsys.readouterr().out.split())
 
 
-def test_training_that_diverges_leaves_the_network_as_it_was(small: Home, photos: Path) -> None:
+def test_training_that_diverges_leaves_the_network_as_it_was(
+    small: Home, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student, "few_cells_warnings", lambda network, cells: ["few cells"])
     wild = AUTO.model_copy(update={"learning_rate": 1e30, "max_gradient_norm": 1e30})
     report = _add(small, photos, wild)
     assert report.recipe == "lda" and report.training is None and report.comparison is None
     assert report.recipe_reason == "the training diverged, so the network stays as it was"
+    assert "few cells" not in report.warnings  # that is about training
     assert not small.training.exists() and audit(small).passed
