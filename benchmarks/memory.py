@@ -44,16 +44,18 @@ def photos(folder: Path, classes: tuple[str, ...], count: int = 40) -> Path:
 
 
 def make_base(arch: str, folder: Path) -> Path:
-    """Makes a base of one architecture at 224 px, hardly trained, because weights do not matter here."""
+    """Makes a base of one architecture at 224 px, hardly trained, because weights do not matter here.
+
+    The grid is given: random weights would choose one at random, and a finer one takes more memory.
+    """
     import torch
 
     import lwm_edge
     from lwm_edge.model.architectures.registry import find_architecture
 
     torch.save(find_architecture(arch).build().state_dict(), folder / "start.pth")
-    config = lwm_edge.BaseConfig(
-        architecture=arch, capacity=64, checkpoint=folder / "start.pth", epochs=1, batch_size=8, augment=False
-    )
+    training = {"checkpoint": folder / "start.pth", "epochs": 1, "batch_size": 8, "augment": False}
+    config = lwm_edge.BaseConfig(architecture=arch, capacity=64, grid=1, **training)
     lwm_edge.build_base(photos(folder / "base", ("Coat", "Bag"), count=8), folder / "base.lwm", config)
     return folder / "base.lwm"
 
