@@ -4,8 +4,9 @@
     apt-get install dataset-fashion-mnist
     python benchmarks/make_demo_data.py photos    # train/ and test/ as PNG files, and the licence
     python benchmarks/make_demo_data.py base      # base.lwm, trained on train/base
+    python benchmarks/make_demo_data.py excerpt FASHION --train 1000 --test 1000    # for protocol.py
 
-The excerpt is the first 100 training and 50 test images of each class in the data set's own order
+The demo's excerpt is the first 100 training and 50 test images of each class in the data set's own order
 (Xiao et al. 2017, MIT licence; Debian package dataset-fashion-mnist).
 """
 
@@ -13,10 +14,11 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import sys
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from PIL import Image
 
 from lwm_edge import build_base
@@ -28,6 +30,8 @@ LABELS = (
     "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 TRAIN_IMAGES, TEST_IMAGES = 100, 50
+
+app = typer.Typer(add_completion=False, help="Makes photos from Fashion-MNIST, and the demo's base.")
 
 
 def _read(name: str, header_bytes: int) -> np.ndarray:
@@ -45,6 +49,7 @@ def _write_excerpt(prefix: str, count: int, folder_of: dict[str, Path]) -> None:
             Image.fromarray(image).save(folder_of[name] / f"{number:03d}.png", optimize=True)
 
 
+@app.command("photos")
 def make_photos() -> None:
     """Writes {train,test}/{base,1,2}/<class>/NNN.png and the licence."""
     for split, source, images in (("train", "train", TRAIN_IMAGES), ("test", "t10k", TEST_IMAGES)):
@@ -55,13 +60,22 @@ def make_photos() -> None:
     (DEMO_DATA / "LICENSE").write_text(LICENCE.read_text())
 
 
+@app.command("base")
 def make_base() -> None:
     """Trains the base bundle, with the seed in BASE_CONFIG."""
     print(build_base(DEMO_DATA / "train" / "base", BASE_BUNDLE, BASE_CONFIG).model_dump_json(indent=2))
 
 
+@app.command("excerpt")
+def make_excerpt(
+    folder: Annotated[Path, typer.Argument(help="New folder for train/<class> and test/<class>.")],
+    train: Annotated[int, typer.Option(min=1, max=6000, help="Training images of each class.")] = 1000,
+    test: Annotated[int, typer.Option(min=1, max=1000, help="Test images of each class.")] = 1000,
+) -> None:
+    """Writes the first images of each class in class folders, as protocol.py reads them."""
+    for split, source, images in (("train", "train", train), ("test", "t10k", test)):
+        _write_excerpt(source, images, {name: folder / split / name for name in LABELS})
+
+
 if __name__ == "__main__":
-    steps = {"photos": make_photos, "base": make_base}
-    if len(sys.argv) != 2 or sys.argv[1] not in steps:
-        sys.exit(__doc__)
-    steps[sys.argv[1]]()
+    app()
