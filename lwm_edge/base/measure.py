@@ -37,6 +37,7 @@ from ..model.bundle import (
     Arrays,
     empty_tensors,
 )
+from ..model.evaluation import is_clearly_better, mean_accuracy
 from ..model.unknown import count_scores, known_scores
 from ..records import report_nothing
 from .reports import StatisticsReport
@@ -110,7 +111,7 @@ def settle(
         unmeasured = StatisticsReport(photos=photos, head="trained", accuracy={})
         return Settled(of_given, unmeasured, nothing, nothing, np.zeros(0))
     trained = trained_logits.argmax(1)
-    accuracy = {"trained": _accuracy(trained, unseen_labels)}
+    accuracy = {"trained": mean_accuracy(trained, unseen_labels)}
     fewest = int(np.bincount(unseen_labels, minlength=classes).min())
     if not fewest:  # if means came from two sources, the classes of one source would be favoured
         undecided = StatisticsReport(photos="given", head="trained", accuracy=accuracy)
@@ -121,13 +122,13 @@ def settle(
     choices = _possible_statistics(of_given, unseen, unseen_labels, fewest)
     judged = _judge(choices, unseen, unseen_labels, classes, report)
     predictions = {name: found.logits.argmax(1) for name, found in judged.items()}
-    accuracy |= {name: _accuracy(found, unseen_labels) for name, found in predictions.items()}
+    accuracy |= {name: mean_accuracy(found, unseen_labels) for name, found in predictions.items()}
     is_by_heart = accuracy_on_learnt - accuracy["trained"] > BY_HEART
     best = "unseen" if is_by_heart and fewest >= _ENOUGH_FOR_MEANS else "all"
     for name in choices:
-        if _is_better(predictions[name], predictions[best], unseen_labels):
+        if is_clearly_better(predictions[name], predictions[best], unseen_labels):
             best = name
-    head = "solved" if _is_better(predictions[best], trained, unseen_labels) else "trained"
+    head = "solved" if is_clearly_better(predictions[best], trained, unseen_labels) else "trained"
     return Settled(
         choices[best],
         StatisticsReport(photos=best, head=head, accuracy=accuracy),
@@ -183,25 +184,6 @@ def _judge_by_given(
     tensors = score_tensors(of_given, classes, solved.rows)
     scores = known_scores(unseen.head_inputs, tensors, classes)
     return Unseen(solved.head.logits(unseen.head_inputs), scores)
-
-
-def _accuracy(predictions: Labels, labels: Labels) -> float:
-    """Computes the mean accuracy over the classes that have photos."""
-    return float(np.mean([(predictions[labels == c] == c).mean() for c in np.unique(labels)]))
-
-
-def _is_better(predictions: Labels, others: Labels, labels: Labels) -> bool:
-    """Tells whether predictions are better than others by more than chance would explain.
-
-    Their accuracy, a mean over classes, must be higher. There is a second condition about the n photos for
-    which only one of the two predictions is right. By chance, each would be right for half of these photos,
-    with a standard deviation of half the square root of n. The better predictions must be right for more
-    than that half, by over two standard deviations.
-    """
-    right, others_right = predictions == labels, others == labels
-    gained, lost = int((right & ~others_right).sum()), int((others_right & ~right).sum())
-    is_higher = _accuracy(predictions, labels) > _accuracy(others, labels)
-    return is_higher and gained - lost > 2 * float(np.sqrt(gained + lost))
 
 
 def measured_tensors(settled: Settled, labels: Labels, capacity: int) -> Arrays:

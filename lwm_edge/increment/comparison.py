@@ -1,4 +1,4 @@
-"""Compares a student with a model whose network stayed as it was, and keeps the better one."""
+"""Keeps a student only if it is clearly better than a model whose network stayed as it was."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import GateError
+from ..model.evaluation import is_clearly_better
 from .approach import instant_approach
 from .judgement import judge_new_classes
 from .reports import ComparisonReport, NewClassReport
@@ -14,15 +15,16 @@ from .task import Task
 from .values import Learnt
 from .verdict import all_class_names, evaluate_student, find_drift, judge_what_shipped, pass_or_refuse
 
-_ROUNDING = 1e-9  # of a mean over classes
+_NOT_BETTER = "as training did not make the model clearly better"
 
 
 def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, ComparisonReport | None]:
-    """Keeps the student only if it is better than a model whose network stayed as it was.
+    """Keeps the student only if it is clearly better than a model whose network stayed as it was.
 
-    The student must recognise more of the held-back photos, the estimate for the shipped classes must not be
-    lower, and the gate must not refuse the student. If either model has no such figure, nothing shows that
-    the training did no harm, so the network stays as it was.
+    The student must recognise more of the held-back photos, by more than chance would explain: once it is
+    kept, later increments have no estimate for the shipped classes. The present estimate must not be lower,
+    and the gate must not refuse the student. If either model has no estimate, nothing shows that the training
+    did no harm, so the network stays as it was.
 
     Returns:
         The task with the approach that was kept, what was learnt, and the comparison; None in its place if
@@ -37,7 +39,7 @@ def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, Compariso
     new, shipped = _accuracy(task, learnt)
     new_unchanged, shipped_unchanged = _accuracy(unchanged, learnt.untrained)
     harms_nothing = shipped is not None and shipped_unchanged is not None and shipped >= shipped_unchanged
-    is_better = new - new_unchanged > _ROUNDING and harms_nothing
+    is_better = harms_nothing and _recognises_clearly_more(task, learnt, learnt.untrained)
     refused = is_better and _is_refused(task, learnt)
     report = ComparisonReport(
         kept="trained" if is_better and not refused else "unchanged",
@@ -51,9 +53,7 @@ def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, Compariso
         reason = f"{approach.reason}; the trained network is the better one: {report.in_words()}"
         kept = replace(task, approach=approach._replace(reason=reason))
         return kept, learnt._replace(untrained=None), report
-    why = (
-        "although training made the model better" if refused else "as training did not make the model better"
-    )
+    why = "although training made the model better" if refused else _NOT_BETTER
     reason = f"the network stays as it was, {why}: {report.in_words()}"
     return _without_training(task, reason), learnt.untrained, report
 
@@ -70,6 +70,13 @@ def _accuracy(task: Task, learnt: Learnt) -> tuple[float, float | None]:
     shipped = judge_what_shipped(task, learnt, _judged_by_held_back(task, learnt))
     now = shipped.estimate.now if shipped.estimate and not shipped.lost else None
     return evaluate_student(task, learnt).accuracy, now
+
+
+def _recognises_clearly_more(task: Task, learnt: Learnt, untrained: Learnt) -> bool:
+    """Returns whether the student recognises more of the held-back photos than chance would explain."""
+    labels = np.array(task.photos.held_back.labels)
+    found, found_untrained = (of.held_back_logits.argmax(1) for of in (learnt, untrained))
+    return is_clearly_better(found, found_untrained, labels)
 
 
 def _judged_by_held_back(task: Task, learnt: Learnt) -> tuple[NewClassReport, ...]:

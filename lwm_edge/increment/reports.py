@@ -140,7 +140,7 @@ class Mistake(Report):
 
 
 class ComparisonReport(Report):
-    """Compares a trained network with an unchanged one; `auto` keeps the better one.
+    """Compares a trained network with an unchanged one; `auto` keeps it only if it is clearly better.
 
     Attributes:
         kept: Network that was kept.

@@ -113,6 +113,32 @@ def evaluate_ranks(
     return report.model_copy(update={"top5_accuracy": top5, "photos_per_class": counts})
 
 
+def mean_accuracy(predictions: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """Computes the mean accuracy over the classes that have photos."""
+    return float(np.mean([(predictions[labels == c] == c).mean() for c in np.unique(labels)]))
+
+
+def is_clearly_better(
+    predictions: NDArray[np.int64], others: NDArray[np.int64], labels: NDArray[np.int64]
+) -> bool:
+    """Tells whether predictions are better than others by more than chance would explain.
+
+    Their accuracy, a mean over classes, must be higher. There is a second condition about the n photos for
+    which only one of the two predictions is right. By chance, each would be right for half of these photos,
+    with a standard deviation of half the square root of n. The better predictions must be right for more
+    than that half, by over two standard deviations.
+
+    Args:
+        predictions: Predicted class_index of each photo [M].
+        others: The same by another model.
+        labels: class_index of each photo [M], M >= 1.
+    """
+    right, others_right = predictions == labels, others == labels
+    gained, lost = int((right & ~others_right).sum()), int((others_right & ~right).sum())
+    is_higher = mean_accuracy(predictions, labels) > mean_accuracy(others, labels)
+    return is_higher and gained - lost > 2 * float(np.sqrt(gained + lost))
+
+
 def _mean(values: list[float]) -> float | None:
     return float(np.mean(values)) if values else None
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lwm_edge.base.examine import vendor_warnings
-from lwm_edge.base.measure import Settled, _is_better, measured_tensors, settle
+from lwm_edge.base.measure import Settled, measured_tensors, settle
 from lwm_edge.base.reports import StatisticsReport
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.running import Observation
@@ -122,18 +122,6 @@ def test_unseen_photos_of_only_some_classes_decide_nothing() -> None:
     assert set(settled.report.accuracy) == {"trained"} and len(settled.predictions) == 20
     weight, bias = settled.statistics.solve_head(CLASSES)
     np.testing.assert_array_equal(settled.solved, partly[0].head_inputs @ weight.T + bias)
-
-
-def test_a_few_lucky_photos_do_not_decide() -> None:
-    labels = np.array([0, 0, 0, 1, 1, 1])
-    assert not _is_better(labels, np.array([0, 0, 1, 1, 1, 0]), labels)  # two more right answers
-    assert not _is_better(labels, np.array([0, 1, 1, 1, 1, 0]), labels)  # three more may be chance
-    many = np.repeat([0, 1], 20)
-    assert _is_better(many, np.where(np.arange(40) % 4 == 0, 1 - many, many), many)
-    # Many photos of one class do not outvote the others.
-    labels = np.concatenate([np.zeros(100, np.int64), [1, 2, 3, 4]])
-    for_large, for_small = np.zeros(104, np.int64), np.where(np.arange(104) < 40, 1, labels)
-    assert not _is_better(for_large, for_small, labels)
 
 
 def test_warnings_are_given_for_a_bad_base_and_for_overfitting() -> None:
