@@ -57,7 +57,7 @@ class Split:
         folder.mkdir(parents=True)
         for group in range(len(self.groups)):
             for path in self.train(group).iterdir():
-                (folder / path.name).symlink_to(path)
+                (folder / path.name).symlink_to(path.resolve())
         return folder
 
     def test(self, group: int) -> Path:

@@ -222,3 +222,11 @@ def test_combinations_add_the_next_best_change_and_keep_it_if_accuracy_rises() -
     best = "lwf-mc:head_learning_rate=0.1,learning_rate=0.01,epochs=20"
     assert trials.method_of("lwf-mc", "epochs=20") == best
     assert len({len(trials._grid_of(recipe)) for recipe in trials.COMPARED}) == 1
+
+
+def test_joint_training_finds_all_photos_beside_a_relative_results_file(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    split = importlib.import_module("splits").Split(data, Path("work"), 7, 2, 2, 4, 5)
+    assert len(list(split.all_train().glob("*/*"))) == 2 * 12 + 2 * 5
