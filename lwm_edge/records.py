@@ -53,8 +53,8 @@ class Record(BaseModel):
 class Settings(Record):
     """Holds settings, and refuses those that cannot be used.
 
-    One ConfigError lists every setting that is wrong by itself. If there is none, it names the first settings
-    that do not fit together.
+    One ConfigError lists every setting that is wrong by itself. If each is right by itself, the error names
+    the first settings that do not fit together.
 
     The text below each field is its description, which the command line's help shows.
     """
@@ -190,7 +190,7 @@ def require_as_written(record: BaseModel, text: bytes) -> None:
     """
     written = json.loads(record.model_dump_json(exclude_unset=True))
     if json.dumps(plain_json(text)) != json.dumps(written):  # gives all floats the same form
-        raise ValueError("its fields are in another order or form than lwm-edge writes")
+        raise ValueError("its fields are not in the order or form in which lwm-edge writes them")
 
 
 def _plain_int(number: str) -> int:

@@ -189,7 +189,7 @@ def move_file(source: Path, target: Path) -> None:
         if not is_regular_file(source):
             raise HomeError(f"cannot move {source}: it is {kind_at(source)}, not a file")
         if os.path.lexists(target):
-            raise HomeError(f"cannot move {source} to {target}: there is {kind_at(target)} already")
+            raise HomeError(f"cannot move {source} to {target}: there is already {kind_at(target)} there")
         try:
             _disk.rename(source, target)
         except OSError as error:

@@ -11,7 +11,7 @@ def counted(count: int, one: str, many: str) -> str:
 
 
 def rounded_down(value: float, digits: int) -> float:
-    """Rounds down to some digits, so that a value just below a limit is not shown as if it reached it."""
+    """Rounds down to `digits` decimals, so that a value just below a limit is not shown as reaching it."""
     if not math.isfinite(value):
         return value
     scale = 10.0**digits

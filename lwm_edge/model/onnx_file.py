@@ -190,7 +190,7 @@ def open_session(model: Path | bytes, *, save_optimized: Path | None = None) -> 
     Args:
         model: Path or content of the file.
         save_optimized: Path of a file to write: the model with BatchNormalization folded into convolutions,
-            and without what ONNX Runtime would change only for this machine's processor.
+            but without the changes that ONNX Runtime would make only for this machine's processor.
     """
     import onnxruntime
 
@@ -200,7 +200,7 @@ def open_session(model: Path | bytes, *, save_optimized: Path | None = None) -> 
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4  # errors are raised, so ONNX Runtime need not print them
     options.intra_op_num_threads = usable_processors()  # by default, one for each core of the machine
-    with freed_memory_kept(True):  # loading frees much memory, but soon needs it again
+    with freed_memory_kept(True):  # loading frees a lot of memory, but soon needs it again
         return onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"], enable_fallback=0
         )

@@ -38,8 +38,8 @@ def require_torch(what: str, instead: str = "") -> None:
     """Loads torch and torchvision.
 
     Args:
-        what: Value for the same argument of `require_torch_installed`.
-        instead: Value for the same argument of `require_torch_installed`.
+        what: Subject and verb, as for `require_torch_installed`.
+        instead: End of the sentence, as for `require_torch_installed`.
 
     Raises:
         ConfigError: They are not installed, or they cannot be loaded.

@@ -92,7 +92,7 @@ class Facts:
         classes: Facts about each class, in class_index order.
         confusions: Most frequent confusions.
         ledger: Entries that the ledger keeps, oldest first.
-        receipt: Receipt of the latest change; None if that change learnt no photos, or the file is damaged.
+        receipt: Receipt of the latest change; None if it did not learn from photos, or the file is damaged.
         audit: Report of the auditor on the home.
         custody: Verdict on the chain of custody from the base to this model.
         evaluation: Evaluation on photos that were given for the page; None if there were none.
@@ -141,7 +141,7 @@ def gather_facts(
 
 
 def _receipt(generation: Generation) -> IncrementReport | None:
-    """Reads the latest receipt; None if the latest change learnt no photos, or if the file is damaged."""
+    """Reads the latest receipt; None if that change did not learn from photos, or if the file is damaged."""
     try:
         return IncrementReport.model_validate_json(inspection.read_regular(generation.receipt))
     except (ValidationError, OSError):
@@ -173,10 +173,11 @@ def _classes(
 
 
 def _rightly_recognised(bundle: Bundle, arrays: Arrays) -> NDArray[np.int32]:
-    """Returns the vendor's counts of recognised photos for the current head, shipped or solved.
+    """Returns the vendor's counts of recognised photos for the current head.
 
-    A renaming or a calibration keeps the shipped head, and undo can bring it back. So this looks at the head
-    itself, not at the number of changes.
+    The vendor counted for the shipped head, and for one solved from the class statistics. A renaming or
+    a calibration keeps the shipped head, and undo can bring it back. So this looks at the head itself, not at
+    the number of changes.
     """
     right: NDArray[np.int32] = arrays[RIGHT]
     solved: NDArray[np.int32] = arrays[RIGHT_SOLVED]

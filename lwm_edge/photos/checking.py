@@ -130,9 +130,10 @@ class PhotoSorter:
         contradictions = shortened(list(self.contradictions.values()), LISTED, "more such photos")
         hints = [
             (
-                f"1 {kind} photo, {files[0]}, needs another library to be read: {how}"
+                f"1 {kind} photo, {files[0]}, cannot be read without another library: {how}"
                 if len(files) == 1
-                else f"{len(files)} {kind} photos, such as {files[0]}, need another library to be read: {how}"
+                else f"{len(files)} {kind} photos, such as {files[0]}, cannot be read "
+                f"without another library: {how}"
             )
             for (kind, how), files in self.unreadable.items()
         ]

@@ -50,15 +50,15 @@ def advice_on_known_class(name: str, *, shipped: bool = False, may_grow: bool = 
     Args:
         name: Name of the class.
         shipped: Whether the vendor shipped the class.
-        may_grow: Whether the class may be taught further photos.
+        may_grow: Whether the model may learn from more photos of the class.
     """
-    further = (
-        "to teach it further photos, use lwm-edge add-photos"
+    more = (
+        "to add more photos of it, use lwm-edge add-photos"
         if may_grow
         else "the vendor shipped it, and does not permit more photos of it"
     )
     command = f"lwm-edge remove-class {shlex.quote(name)}{' --shipped' if shipped else ''}"
-    return f"{further}; to teach it again, remove it ({command}) and add it with all its photos"
+    return f"{more}; to teach it again, remove it ({command}) and add it with all its photos"
 
 
 def class_indices(

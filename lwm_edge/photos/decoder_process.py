@@ -56,8 +56,8 @@ class DecoderProcess:
         resident_bytes: Resident memory of the process when it last answered; 0 if it has not answered yet,
             if this object ended it, or if the system does not say.
         peak_bytes: Highest resident memory since `forget_peak`.
-        may_be_needed: Whether, since `forget_peak`, there was a photo that this process decodes if memory is
-            scarce.
+        may_be_needed: Whether any photo since `forget_peak` would be decoded in the separate process if
+            memory were scarce.
     """
 
     resident_bytes: int = 0
@@ -182,7 +182,7 @@ class DecoderProcess:
     def _line(
         self, process: subprocess.Popen[bytes], job: dict[str, Any], on_wait: Callable[[], None]
     ) -> bytes:
-        """Reads the answer's first line in a thread, as not every system can wait for a pipe with a limit."""
+        """Reads the answer's first line, in a thread, as not every system can read a pipe with a timeout."""
         assert process.stdout
         began = _usage(process.pid)
         with ThreadPoolExecutor(1) as reader:

@@ -161,7 +161,7 @@ class GuardedFile(io.BufferedReader):
         """
         now = time.thread_time()
         if now > self._ends_at:
-            raise PhotosError(f"takes more than {MAX_SECONDS} seconds of processor time")
+            raise PhotosError(f"may take more than {MAX_SECONDS} seconds of processor time")
         if now > self._called_at + _SECONDS_BETWEEN_CALLS:
             self._called_at = now
             try:

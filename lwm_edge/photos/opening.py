@@ -129,7 +129,7 @@ def _bound_webp_metadata(file: GuardedFile, image: Image.Image) -> None:
 
 
 def _costly_formats(file: GuardedFile) -> tuple[str, ...]:
-    """Returns the formats that fit a file's first bytes, of those that only `decoder` may decode."""
+    """Returns which formats fit a file's first bytes, among those that only `decoder` may decode."""
     start = file.peek(_START_BYTES)[:_START_BYTES]
     if start.startswith(_TIFF_STARTS):
         return ("TIFF",)
@@ -166,7 +166,7 @@ class NeedsReaderError(PhotosError):
     """
 
     def __init__(self, kind: str, how: str) -> None:
-        super().__init__(f"is a photo in {kind} format, which needs another library to be read: {how}")
+        super().__init__(f"is a photo in {kind} format, which cannot be read without another library: {how}")
         self.kind, self.how = kind, how
 
 
@@ -295,7 +295,7 @@ class _ForgivingStream(PngStream):
         return ancillary and hasattr(self, f"chunk_{cid.decode('ascii', 'replace')}")
 
     def _keep_only_orientation(self, before: dict[str | tuple[int, int], Any]) -> None:
-        """Drops the texts just read, as one may have the name of another entry; keeps the orientation."""
+        """Drops the texts just read, as they may have replaced other entries; keeps the orientation."""
         kept = {name: self.im_info[name] for name in _TEXTS_WITH_ORIENTATION if name in self.im_info}
         self.im_info.clear()
         self.im_info.update(before)

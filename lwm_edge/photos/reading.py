@@ -87,7 +87,7 @@ def decoding_bytes(here: int) -> int:
 def separate_decoding_bytes(here: int) -> int:
     """Estimates what `decoding_bytes` would be if the other process decoded every costly photo.
 
-    Returns 0 if no photo was costly enough for that, however tight the limit.
+    Returns 0 if this process would decode every photo even under the tightest limit.
     """
     if not DECODER.may_be_needed:
         return 0

@@ -163,7 +163,7 @@ def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
     try:
         receipt: Any = plain_json(text, indent=2)
         if content != padded_receipt(text, manifest.capacity):
-            raise ValueError("it is padded with more than spaces")
+            raise ValueError("its padding is not as lwm-edge writes it")
     except ValueError as error:
         return [f"{path.name} hides something: {error}"]
     if not isinstance(receipt, dict):

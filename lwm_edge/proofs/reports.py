@@ -57,7 +57,7 @@ class AuditReport(Report):
         bundle_bytes: Length of model.lwm.
         bundle_bytes_shipped: Length of model.lwm when the home was made.
         onnx_growth: Growth of classifier.onnx; None if the ledger is empty or the file is missing.
-        ledger_entries: Number of the latest entries that the ledger keeps.
+        ledger_entries: Number of entries that the ledger keeps, which are the latest ones.
         ledger_head: Head of the ledger's hash chain; None if it is empty, or an older lwm-edge made it.
         not_audited: Names of extended attributes that the operating system sets by itself.
     """
@@ -95,7 +95,7 @@ class SimulationStep(Report):
         labels_bytes_expected: Length of labels.txt, computed from the classes.
         memory: Memory that the increment took; `SimulationReport.how` says how it was measured.
         problems: Problems that an audit of the home found after the increment.
-        seconds: Wall-clock time of generating the photos and learning them.
+        seconds: Wall-clock time of generating the photos and learning from them.
     """
 
     increment: int

@@ -86,7 +86,7 @@ def simulate(
         increments: Number of increments, at least 3.
         classes: Number of new classes in each increment.
         config: Settings of each increment, with `force` set in any case; None means one epoch of `lwm-lda`,
-            which trains and takes memory.
+            as training the network takes the most memory.
         isolated: Whether each increment runs in processes of its own, as on the device, or all run in one.
         plot: Path of a PNG file, for a chart of storage and memory.
         on_progress: Function that is called before the first increment and after each.
@@ -216,7 +216,7 @@ def _do_job(job: Job, reply: Callable[[SimulationStep], None]) -> None:
 def make_scratch_home(
     manifest: Manifest, arrays: dict[str, NDArray[Any]], folder: Path, new_classes: int
 ) -> int:
-    """Makes a home of the same model with room for more classes and a new ledger; returns its capacity."""
+    """Makes a home of the same model, with a new ledger and room for more classes; returns its capacity."""
     capacity = max(manifest.capacity, len(manifest.class_names) + new_classes)
     if capacity > MAX_CAPACITY:
         raise ConfigError(f"{new_classes} new classes do not fit: a bundle holds at most {MAX_CAPACITY}")

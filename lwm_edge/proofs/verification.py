@@ -63,7 +63,8 @@ class _Keys:
     Attributes:
         vendor: Public key of the vendor; None if there is none.
         vendor_file: File that the vendor's key was read from.
-        from_home: Whether no vendor's key was given; the key that the home trusts, if any, is then used.
+        from_home: Whether the caller gave no vendor key, so that the one that the home trusts (if any) is
+            used.
         device: Public key of the device, if it was given.
         problems: Problems with these keys.
     """
@@ -171,14 +172,15 @@ def _verify(bundle: Bundle, keys: _Keys, home: Home | None, onnx_problems: list[
 def _proven_of_base(base: BaseStatement, manifest: Manifest, keys: _Keys) -> list[str]:
     lines = [
         f"A holder of the private key for {keys.vendor_file} signed the base {base.model_digest}: its "
-        f"tensors, ONNX graph, {base.shipped_classes} class names, preprocessing, architecture, levels, "
-        "activation, capacity, length, author, licence, description and permissions."
+        f"tensors, ONNX graph, {base.shipped_classes} class names, preprocessing, architecture, "
+        "what the last layer reads, activation, capacity, length, author, licence, description and "
+        "permissions."
     ]
     if not manifest.increment_count:
         return [*lines, "This model is that base, unchanged."]
     kept = (
-        "Architecture, levels, activation, capacity, length, preprocessing, author, licence, description and "
-        "permissions"
+        "Architecture, what the last layer reads, activation, capacity, length, preprocessing, author, "
+        "licence, description and permissions"
     )
     if manifest.shipped_classes == base.shipped_classes:
         kept += ", and the names and order of the shipped classes,"
@@ -229,8 +231,11 @@ def _not_proven_of_changes(custody: Custody, manifest: Manifest, keys: _Keys) ->
     lines = ["What the changes did to the weights: the vendor signed the base and nothing after it."]
     forgotten = manifest.increment_count - len(custody.links)
     if forgotten:
-        first = "the first change" if forgotten == 1 else f"the first {forgotten} changes"
-        lines.append(f"That {first} began at the base: only how many there were is known.")
+        lines.append(
+            "That the first change began at the base: the bundle only counts it."
+            if forgotten == 1
+            else f"That the first {forgotten} changes began at the base: the bundle only counts them."
+        )
     if unsigned := [link for link in custody.links if link.signature is None]:
         lines.append(
             f"Who made {_name_changes(unsigned)}: without a signature, it could be anyone who can write the "

@@ -175,4 +175,4 @@ def test_add_classes_says_where_more_photos_of_known_classes_go(
         add_classes(home, photos, LDA, isolate=False)
     with pytest.raises(PhotosError) as refused:
         add_classes(permitting_home, photos, LDA, isolate=False)
-    assert "to teach it further photos, use lwm-edge add-photos" in refused.value.problems[0]
+    assert "to add more photos of it, use lwm-edge add-photos" in refused.value.problems[0]

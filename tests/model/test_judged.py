@@ -50,8 +50,8 @@ def test_figures_are_outside_the_digest_and_change_no_length() -> None:
         ([[1, 0, 0]], "greater than or equal to 1"),
         ([[1, 0, 2**31]], "less than or equal to"),
         ([[1, 0, 1, 0]], "judged.0"),
-        ([[1, True, 1]], "another order or form"),
-        ([{"class_index": 1, "right": 1, "photos": 1}], "another order or form"),
+        ([[1, True, 1]], "not in the order or form"),
+        ([{"class_index": 1, "right": 1, "photos": 1}], "not in the order or form"),
     ],
 )
 def test_impossible_figures_are_refused(judged: Any, problem: str) -> None:

@@ -85,8 +85,8 @@ def test_the_preview_in_a_raw_photo_is_not_taken_for_the_photo(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("count", "line"),
     [
-        (1, "1 HEIC photo, Cup/IMG_0.heic, needs another library to be read: "),
-        (4, "4 HEIC photos, such as Cup/IMG_0.heic, need another library to be read: "),
+        (1, "1 HEIC photo, Cup/IMG_0.heic, cannot be read without another library: "),
+        (4, "4 HEIC photos, such as Cup/IMG_0.heic, cannot be read without another library: "),
     ],
 )
 def test_one_line_says_how_to_read_heic_if_its_library_is_missing(

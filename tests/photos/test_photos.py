@@ -357,7 +357,7 @@ def test_a_class_that_the_model_knows_is_refused_in_any_spelling(tmp_path, folde
     assert read(tmp_path, known=("Bag",)).photos
     (problem,) = refusal(tmp_path, known=("Bag", "Caf\u00e9")).problems
     assert problem.startswith(
-        f"{folder}: the model already knows the class Caf\u00e9; to teach it further photos"
+        f"{folder}: the model already knows the class Caf\u00e9; to add more photos of it"
     )
 
 
@@ -434,7 +434,7 @@ def test_all_problems_are_reported_at_once(tmp_path):
     error = refusal(tmp_path, known=("Bag",))
     assert error.message == f"{tmp_path} cannot be used"
     assert error.problems == (
-        "Bag: the model already knows the class Bag; to teach it further photos, use lwm-edge add-photos; to "
+        "Bag: the model already knows the class Bag; to add more photos of it, use lwm-edge add-photos; to "
         "teach it again, remove it (lwm-edge remove-class Bag) and add it with all its photos",
         "'a\\x1b[2Jb' cannot be a class name: it contains control or private-use characters",
         "'coat' and 'Coat' are the same class name; merge the two folders",

@@ -102,8 +102,9 @@ def in_eight_bits(
     Args:
         onnx_file: Content of the file in float32, with no fixed batch size.
         images: Images [M, H, W, 3] uint8 like those that the file will see, to find the range of each layer.
-        float_weights: Whether the file keeps weights in float32, each followed by a pair of these nodes, as
-            TensorRT requires. The file is then no smaller, as weights are quantised when it is loaded.
+        float_weights: Whether the file keeps weights in float32, each followed by QuantizeLinear and
+            DequantizeLinear, as TensorRT requires. The file is then no smaller, as weights are quantised when
+            it is loaded.
         on_progress: Function that is called before each image in every pass over the images; any exception
             that it raises ends the call.
     """
