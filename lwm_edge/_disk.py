@@ -99,7 +99,7 @@ def _give_link_to_owner_of(folder: Path, link: Path) -> None:
     """Gives a link, not its target, to the owner of the link's folder.
 
     It works on a descriptor; `give_to_owner_of` says why. fchown(2) refuses the descriptor
-    of a link, but chown(2) accepts the descriptor's path in /proc, which means the link itself.
+    of a link, but chown(2) accepts the descriptor's path in /proc, which stands for the link itself.
     """
     if not hasattr(os, "O_PATH"):
         return

@@ -33,7 +33,7 @@ def start_process(
     """Starts a process that runs a module's `main`.
 
     By default, Ctrl-C does not reach the process, because one that is still loading libraries would end with
-    a traceback. The parent gets it too, and asks the process to stop.
+    a traceback. The parent still gets it, and asks the process to stop.
 
     Args:
         module: Full name of the module.

@@ -284,7 +284,7 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def noting_errors(callback: Callable[..., object], noted: list[Exception]) -> Callable[..., None]:
-    """Wraps a callback so that errors that it raises are noted in a list, apart from all other errors."""
+    """Wraps a callback so that its errors are noted in a list, and can be told from all others."""
 
     def noting(*given: object) -> None:
         """Calls the callback, and notes the error if it raises one."""

@@ -79,8 +79,12 @@ PRINTED = {  # text that shows that a block did what the page says
         "removed Handbag",
     ),
     "deploy/README.md inbox-path": ("Taught Bag (new class)", "000.png", "added Bag"),
-    "deploy/README.md seeing-path": ("-: Coat", "Among the best 5", "Page written"),
-    "deploy/README.md unknown-path": ("300 of 6 classes", "95% of known photos", "unknown (at best"),
+    "deploy/README.md seeing-path": ("-: Coat", "In the top 5", "Page written"),
+    "deploy/README.md unknown-path": (
+        "300 of 6 classes",
+        "95% of photos of known classes",
+        "unknown (at best",
+    ),
     "deploy/README.md forms-path": ("same class on", "fixed.onnx"),
     "deploy/README.md audit-path": (
         "passed: nothing is unexplained",

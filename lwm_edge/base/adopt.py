@@ -149,7 +149,7 @@ def _read_material(
 
 
 def _check_unseen(ranks: Ranks, unseen: PhotoSet, *others: PhotoSet) -> None:
-    """Refuses unseen photos that lie in another folder too; copies with other metadata count as the same."""
+    """Refuses unseen photos that are in another folder too, even as copies with different metadata."""
     if not unseen.photos:
         return
     known = {key: path for photos in others for path, key in _by_pixels(ranks, photos)}

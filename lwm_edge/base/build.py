@@ -48,8 +48,8 @@ def build_base(
         PhotosError: The folder cannot be learnt from; every problem is listed.
         ArchitectureError: The architecture is unknown or unusable, or the checkpoint is for another one.
         CapacityError: There are more classes than the capacity allows.
-        ConfigError: The settings do not fit the network, the photos or the machine, the weights or the
-            checkpoint cannot be read, the output cannot be written, or unfinished training of another base is
+        ConfigError: The settings do not fit the network, the photos or the machine; the weights or the
+            checkpoint cannot be read; the output cannot be written; or unfinished training of another base is
             in the way.
         GateError: The training diverged.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).

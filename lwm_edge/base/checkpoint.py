@@ -87,7 +87,7 @@ def _load(path: Path) -> Any:
         raise ConfigError(f"{path} is not a file; give the path of a checkpoint (.pth)")
     try:
         with warnings.catch_warnings(), inspection.open_regular(path) as file:
-            warnings.simplefilter("ignore")  # torch warns of odd pickle protocols, which are refused anyway
+            warnings.simplefilter("ignore")  # those about odd pickle protocols, which are refused anyway
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise almost anything
         if found := re.search(r"GLOBAL (\S+)", str(error)):
@@ -109,7 +109,7 @@ def _load(path: Path) -> Any:
 def _mappings(content: Any, visited: set[int], depth: int = 0) -> Iterator[dict[str, Tensor]]:
     """Yields the mappings from names to tensors in the usual places of a checkpoint's content.
 
-    If some names of a mapping share a prefix, another mapping holds these names alone, without the prefix. If
+    If some names of a mapping share a prefix, a mapping of just these names without the prefix follows. If
     two mappings fit equally well, the first one is read, so moving averages (`_AVERAGES`) come last.
     """
     if not isinstance(content, Mapping) or id(content) in visited or depth > _DEEPEST:

@@ -92,7 +92,7 @@ def choose_levels(
 ) -> LevelsReport:
     """Chooses the grid that suits the photos best, and makes the network's head read earlier blocks on it.
 
-    If there are more photos than `PHOTOS_AT_ONCE`, only an even selection of them is used.
+    If there are more photos than `PHOTOS_AT_ONCE`, only an evenly spaced selection of them is used.
 
     Args:
         network: Trained network, whose head reads no earlier blocks yet.

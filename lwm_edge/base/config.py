@@ -43,10 +43,10 @@ class BundleConfig(Settings):
     description: Paragraph | None = None
     """Description of the base for people to read in the ONNX file."""
     permits: tuple[Permission, ...] = ()
-    """Changes that need permission: add-photos (to shipped classes), undo, other-devices (no command yet).
+    """Changes to permit: add-photos (to shipped classes), undo or other-devices (no command yet).
 
-    The last one is for classes that other devices learnt. No command takes such classes yet, so it permits
-    what a later version may do.
+    All other changes need no permission. The last one is for classes that other devices learnt. No command
+    takes such classes yet, so it permits what a later version may do.
     """
 
     @field_validator("author", "license", "description")
@@ -86,7 +86,7 @@ class BaseConfig(BundleConfig):
     The blocks are the backbone's child modules, in order; a sequential module is replaced by its children.
     """
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak learning rate of the one-cycle schedule; unless set, 0.05 from scratch, else 0.01."""
+    """Peak learning rate of the one-cycle schedule; by default, 0.05 from scratch and 0.01 otherwise."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""
     weight_decay: float = Field(default=5e-4, ge=0)

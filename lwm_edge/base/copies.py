@@ -1,4 +1,4 @@
-"""Makes varied copies of the photos that a network learnt from, for statistics if no others are given."""
+"""Makes varied copies of a network's training photos, for statistics if no other photos are given."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def relight(pixels: Pixels, generator: np.random.Generator) -> Pixels:
 
     Args:
         pixels: Pixels of the photo [H, W, 3] uint8.
-        generator: Random generator that decides how much each of them changes.
+        generator: Random generator that decides the size of each change.
 
     Returns:
         The changed pixels [H, W, 3] uint8.

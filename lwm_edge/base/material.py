@@ -65,6 +65,5 @@ def check_output(output: Path, *inputs: Path | None) -> None:
     place = Path(os.path.realpath(output))  # unlike resolve(), it tolerates a link that leads to itself
     for path in (Path(os.path.realpath(path)) for path in inputs if path):
         if place == path or (place.is_relative_to(path) and place.parent != path):
-            raise ConfigError(
-                f"{output} is {path}, or lies in one of its class folders; write the base elsewhere"
-            )
+            where = "is read to make the base" if place == path else f"lies in a class folder of {path}"
+            raise ConfigError(f"{output} {where}; write the base elsewhere")

@@ -2,11 +2,11 @@
 
 The features of photos that a network knows by heart are unlike those of any other photos, so their means and
 covariance do not describe the photos that a device will see. So there are three choices of photos for the
-class statistics: all photos, the unseen ones and the given ones. The default is all photos or, if the network
-knows the learnt photos by heart and there are enough unseen ones, means of the unseen photos alone. Another
-choice wins if it recognises the unseen photos better; each photo is judged by a head that is solved without
-it. In the same way, the head that is solved from the statistics ships in place of the trained head if it
-recognises the unseen photos better.
+class statistics: all photos, the unseen ones, and those given for the statistics (by default, the training
+photos). The default is all photos or, if the network knows its training photos by heart and there are enough
+unseen ones, means of the unseen photos alone. Another choice wins if it recognises the unseen photos better;
+each photo is judged by a head that is solved without it. In the same way, the head that is solved from the
+statistics ships in place of the trained head if it recognises the unseen photos better.
 
 Unless there are unseen photos of every class, there is no such choice: the statistics are made from the given
 photos, and the trained head ships. If there are no unseen photos at all, and none were given for the
@@ -50,9 +50,9 @@ from the given statistics.
 """
 
 BY_HEART = 0.15
-"""Gap between accuracy on learnt and on unseen photos above which a network knows its photos by heart."""
+"""Gap between accuracy on training and on unseen photos above which a network knows its photos by heart."""
 NEARLY_ALL = 0.99
-"""Accuracy on learnt photos at which the network may know them by heart, if no unseen photos can tell."""
+"""Accuracy on training photos that suggests that they are known by heart, if there are no unseen ones."""
 
 _ENOUGH_FOR_MEANS = 5  # unseen photos per class; a mean of fewer is worse than the mean of all photos
 _ENOUGH_TO_JUDGE = 2  # without its only unseen photo, a class has no mean, so it is never recognised
@@ -167,7 +167,7 @@ def _judge(
     """Judges each unseen photo by heads and scores that are solved without it, for each of the choices."""
     judged = {}
     for name, statistics in choices.items():
-        if name == "given":  # the given statistics have not learnt the unseen photos in the first place
+        if name == "given":  # the given statistics were made without the unseen photos
             judged[name] = _judge_by_given(statistics, unseen, classes, report)
         else:
             solved = statistics.discriminant(classes, unseen.head_inputs, labels)
@@ -178,7 +178,7 @@ def _judge(
 def _judge_by_given(
     of_given: ClassStatistics, unseen: Observation, classes: int, report: Callable[[], None]
 ) -> Unseen:
-    """Judges the unseen photos by statistics that have not learnt them."""
+    """Judges the unseen photos by statistics that were made without them."""
     report()
     solved = of_given.discriminant(classes)
     tensors = score_tensors(of_given, classes, solved.rows)

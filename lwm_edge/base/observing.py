@@ -75,12 +75,12 @@ def learn_all(
 
     Args:
         network: Network in eval mode.
-        photos: Photos to learn.
+        photos: Photos to learn from.
         capacity: Maximum number of classes.
         ranks: Processes, each of which takes a share of the photos.
         on_progress: Function that is called before each photo.
-        epochs: Epochs to augment the photos for; each photo is learnt once per epoch. An epoch of None leaves
-            the photos as they are.
+        epochs: Epochs to augment the photos for; each photo is counted once per epoch. An epoch of None
+            leaves the photos as they are.
     """
     own, empty = ranks.photos(photos), ClassStatistics.empty(capacity, network.head.in_features)
     parts, predicted, labelled = empty, [np.empty(0, np.int64)], [np.empty(0, np.int64)]

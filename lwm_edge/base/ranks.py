@@ -45,7 +45,7 @@ class Ranks:
 
     Attributes:
         rank: Number of this process, from 0.
-        size: Number of all processes.
+        size: Total number of processes.
         local_rank: Number of this process among those on the same machine, from 0.
         local_size: Number of processes on the same machine.
     """
@@ -110,7 +110,7 @@ class Ranks:
         return values
 
     def gather_in_first(self, value: T) -> list[T]:
-        """Collects a value from each process in the first one; the others get nothing."""
+        """Collects a value from each process; the first one gets all values, and the others get nothing."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size if self.is_first else []
@@ -132,14 +132,14 @@ class Ranks:
         device = next(module.parameters()).device
         ids = [device] if device.type == "cuda" else None
         known = signature(DistributedDataParallel).parameters
-        # torch 2.13 renamed the option, and warns of the old name.
+        # torch 2.13 renamed the option, and warns about the old name.
         option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         own_buffers: dict[str, Any] = {option: False}
         return DistributedDataParallel(module, device_ids=ids, **own_buffers)
 
     @torch.no_grad()
     def average(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Replaces tensors by their means over all processes; integer counters, which are equal, stay."""
+        """Replaces tensors by their means over all processes, except integer counters, which agree anyway."""
         for tensor in tensors if self.size > 1 else ():
             if tensor.is_floating_point():
                 distributed.all_reduce(tensor)

@@ -2,7 +2,7 @@
 
 The file lies next to the base that is to be written, and is removed once the base is written. It holds the
 network, the optimiser's momenta and the states of every process's random generators. So on the same kind of
-CPU, in the same number of processes, resumed training ends just as it would have without the interruption.
+CPU, with the same number of processes, resumed training ends just as it would have without the interruption.
 The file can be used only with the same photos and settings; only the device may differ.
 """
 
@@ -112,7 +112,7 @@ class SavedTraining:
         Args:
             parts: Parts to save.
             epoch: Number of epochs that are done.
-            epochs: Number of all epochs.
+            epochs: Total number of epochs.
             loss: Mean classification loss (L_C) over the latest epoch.
         """
         if not self._ranks.by_first(lambda: self._is_due(epoch == epochs)):

@@ -123,7 +123,7 @@ def _assemble(
     network = Network(backbone, full_head, 0, preprocessing).eval()
     try:
         if not all(map(math.prod, map_shapes(network))):
-            raise ValueError("no cells are left of its feature maps")
+            raise ValueError("its feature maps would be empty")
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"{config.architecture} cannot take images of {preprocessing.image_size} px "

@@ -47,7 +47,7 @@ class _Losses(nn.Module):
         return (self.rotation_task.generator,) if self.rotation_task else ()
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the whole loss and L_C, two scalars, for images [B, H, W, 3] and class_index [B]."""
+        """Returns the total loss and L_C, two scalars, for images [B, H, W, 3] and class_index [B]."""
         if self.rotation_task:
             images, rotated = self.rotation_task.with_rotated(images, labels)
         features, logits = self.network(images)
@@ -174,7 +174,7 @@ def _diverged(step: int, learning_rate: float) -> GateError:
 
 
 def _set_trainable(network: Network, config: BaseConfig) -> None:
-    """Makes all blocks trainable except the frozen ones; given weights keep their BatchNorm statistics."""
+    """Makes all blocks but the frozen ones trainable; pretrained weights keep their BatchNorm statistics."""
     blocks = network.blocks()
     if config.frozen_blocks > len(blocks):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Defines `check`, which looks for bad photos before they are learnt."""
+"""Defines `check`, which looks for bad photos before the model learns from them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _printer(page: Path | None) -> Callable[[CheckReport], None]:
             )
         if report.suspects:
             print_rows(
-                "What next", {"Look at them": "remove the bad ones; add-classes learns all that remain"}
+                "What next", {"Look at them": "remove the bad ones; add-classes learns from all that remain"}
             )
         if page:
             print_rows("Page", {"Open it in a browser": str(page)})

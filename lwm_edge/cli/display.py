@@ -77,7 +77,7 @@ def plan(report: PlanReport) -> None:
 
 def _for_what(report: PlanReport) -> str:
     more = report.smallest_limit_bytes > report.predicted_peak_rss_bytes
-    return " to read the photos too" if more else ""
+    return ", including for reading the photos" if more else ""
 
 
 def _plan_of_training(report: PlanReport) -> dict[str, str]:
@@ -179,7 +179,7 @@ def evaluation(report: EvaluationReport) -> None:
         "All classes": percent(report.accuracy),
     }
     if report.top5_accuracy is not None:
-        rows["Among the best 5"] = percent(report.top5_accuracy)
+        rows["In the top 5"] = percent(report.top5_accuracy)
     photos = f"{counted(report.photos, 'photo', 'photos')}{left_out(report.skipped)}"
     print_rows(f"Accuracy on {photos}, mean over classes, with all classes competing", rows)
     counts = {
@@ -224,14 +224,14 @@ def info(report: InfoReport) -> None:
 
 
 def threshold(calibration: Calibration) -> str:
-    """Says what share of known photos the threshold for unknown objects keeps, and what it is based on."""
+    """Says what share of photos of known classes the threshold accepts, and what it is based on."""
     photos = counted(calibration.photos, "photo", "photos")
     based = f"{photos} of {counted(calibration.classes, 'class', 'classes')}"
     if not calibration.has_enough_photos(KEPT):
         return f"no threshold yet, with only {based}"
     if calibration.threshold(KEPT) is None:
         return f"no threshold, as too many of {based} look like none of the classes"
-    return f"a threshold that keeps {KEPT:.0%} of known photos, based on {based}"
+    return f"a threshold that accepts {KEPT:.0%} of photos of known classes, based on {based}"
 
 
 def export(report: ExportReport) -> None:

@@ -71,8 +71,8 @@ def _counted_bytes(report: AuditReport, details: bool) -> str:
 def _length_of_the_bundle(report: AuditReport) -> str:
     shipped = report.bundle_bytes_shipped
     if report.bundle_bytes == shipped:
-        return f"model.lwm has {in_bytes(shipped)}, as when the home was made"
-    return f"model.lwm has {in_bytes(report.bundle_bytes)}, but had {shipped:,} when the home was made"
+        return f"model.lwm is {in_bytes(shipped)} long, as it was when the home was made"
+    return f"model.lwm is {in_bytes(report.bundle_bytes)} long, but was {shipped:,} when the home was made"
 
 
 def _growth(growth: OnnxGrowth | None, details: bool) -> dict[str, str]:
@@ -88,11 +88,11 @@ def _growth(growth: OnnxGrowth | None, details: bool) -> dict[str, str]:
         False: "which is not what its classes need",
         None: "which cannot be checked to the byte, as a shipped class was removed",
     }
-    rows = {"ONNX file": f"{grew} for {_class_change(growth.classes)}, {fits[growth.explained]}"}
+    rows = {"ONNX file": f"{grew}, {fits[growth.explained]}; it has {_class_change(growth.classes)}"}
     if details and growth.explained:
         rows["  made up of"] = (
-            f"{growth.head_bytes:,} bytes of rows in the last layer and the score for unknown objects, "
-            f"{growth.names_bytes:,} of names, {growth.framing_bytes:,} of longer numbers and lengths"
+            f"{growth.head_bytes:,} bytes for rows in the last layer and the score for unknown objects, "
+            f"{growth.names_bytes:,} for names, {growth.framing_bytes:,} for larger sizes noted in the file"
         )
     return rows
 
@@ -133,7 +133,7 @@ def simulation(report: SimulationReport, details: bool = False) -> None:
     memory_figures = type(report.steps[0].memory).model_fields
     files_passed = all(trend.passed for trend in report.trends if trend.figure not in memory_figures)
     rows = {
-        "Files": "no file grew, except classifier.onnx and labels.txt, by exactly what new classes need"
+        "Files": "only classifier.onnx and labels.txt grew, by exactly what new classes need"
         if files_passed
         else "some have the wrong length: see the problems below",
         **{

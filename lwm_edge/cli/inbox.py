@@ -35,7 +35,10 @@ def inbox_command(
         ),
     ] = None,
     delete: Annotated[
-        bool, typer.Option("--delete", help="Delete these photos instead of moving them.")
+        bool,
+        typer.Option(
+            "--delete", help="Delete photos once the model has learnt from them, instead of moving them."
+        ),
     ] = False,
     once: Annotated[
         bool,
@@ -88,7 +91,7 @@ def inbox_command(
 
 
 def _print(report: InboxReport) -> None:
-    """Prints which photos of an inbox were learnt, and why others wait."""
+    """Prints which photos of an inbox the model learnt from, and why others wait."""
     notes(*report.notes)
     for done in report.taught:
         kind = "new class" if done.change == "add-classes" else "more photos"

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 _NO_THRESHOLD = (
-    "Note: this model has no threshold for unknown objects; set one with photos that it has not learnt, "
-    "of classes that it knows: lwm-edge calibrate PHOTOS"
+    "Note: this model has no threshold for unknown objects; set one with photos of known classes "
+    "that it has not learnt from: lwm-edge calibrate PHOTOS"
 )
 
 
@@ -51,8 +51,7 @@ def predict_command(
     keep: Annotated[
         float,
         typer.Option(
-            help="Share of photos of known classes that --unknown must not call unknown: 0.8, 0.9, 0.95, "
-            "0.98 or 0.99."
+            help="With --unknown: share of photos of known classes to accept (0.8, 0.9, 0.95, 0.98 or 0.99)."
         ),
     ] = KEPT,
     camera: Annotated[

@@ -1,4 +1,4 @@
-"""Shows how far a command has got and how long the current phase will still take, as a bar or in lines."""
+"""Shows how far a command has got and how much longer the current phase will take, as a bar or in lines."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def progress_shown(*, brief: bool = False) -> Iterator[ProgressCallback]:
 
 
 class Pace:
-    """Notices when a new phase begins, and estimates how long the current one will still take.
+    """Notices when a new phase begins, and estimates how much longer the current one will take.
 
     Args:
         clock: Function that returns the time in seconds.

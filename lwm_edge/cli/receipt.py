@@ -69,7 +69,7 @@ def _how_well(report: IncrementReport) -> str:
     if more := ranked[_LISTED:]:
         share = percent(_share(more[0]))
         lines.append(f"and {len(more)} more, each recognised in at least {share} of its photos")
-    source = "counted on photos that the model had not learnt when it was judged"
+    source = "counted on photos that the model had not learnt from when it was judged"
     return "\n".join([*lines, f"{source}{left_out(report.skipped)}"])
 
 
@@ -85,8 +85,8 @@ def _shipped(estimate: ShippedEstimate | None) -> str | None:
         f"{counted(estimate.photos, 'photo', 'photos')} of {counted(estimate.classes, 'class', 'classes')}"
     )
     return (
-        f"{percent(estimate.measured)} of {photos} when shipped; now {percent(low)} to {percent(high)}, "
-        f"estimated from that (before this increment about {percent(estimate.before)})"
+        f"when shipped, {percent(estimate.measured)} of {photos} were recognised; now an estimated "
+        f"{percent(low)} to {percent(high)} (about {percent(estimate.before)} before this increment)"
     )
 
 
@@ -96,7 +96,9 @@ def _next_steps(report: IncrementReport) -> list[str]:
     if weak := [c.class_name for c in report.judged if _share(c) < _WELL_RECOGNISED]:
         steps.append(f"give more photos of {joined(weak, _LISTED)}: lwm-edge add-photos PHOTOS {home}")
     steps.append(f"try it: lwm-edge predict PHOTO {home}")
-    steps.append(f"measure it on labelled photos that it has not learnt: lwm-edge evaluate PHOTOS {home}")
+    steps.append(
+        f"measure it on labelled photos that it has not learnt from: lwm-edge evaluate PHOTOS {home}"
+    )
     return steps
 
 

@@ -73,7 +73,7 @@ def add_classes_command(
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Teach the model new classes, from photos of these classes alone: the main command.
+    """Teach the model new classes, from photos of these classes alone (the main command).
 
     The model, its ONNX file, labels and receipt change together, in the last step. After an interruption, the
     same command, even without its options, continues any training that was saved.
@@ -153,7 +153,10 @@ def add_photos_command(
     class_name: NameOption = None,
     solve_head: Annotated[
         bool,
-        typer.Option("--solve-head", help="If the last layer was trained, replace it with a solved one."),
+        typer.Option(
+            "--solve-head",
+            help="If the last layer was trained, replace it with one computed from the statistics.",
+        ),
     ] = False,
     max_memory: MaxMemoryOption = None,
     min_photos: MinPhotosOption = None,

@@ -1,4 +1,4 @@
-"""Defines `calibrate`, which sets the threshold that tells known photos from unknown objects."""
+"""Defines `calibrate`, which sets the threshold that tells known classes from unknown objects."""
 
 from __future__ import annotations
 
@@ -41,12 +41,15 @@ def calibrate_command(
 def calibration(report: CalibrationReport, details: bool = False) -> None:
     """Prints the report of `calibrate`."""
     classes = counted(len(report.calibrated_classes), "class", "classes")
-    before = f"{percent(report.kept_before)} of these photos" if report.kept_before is not None else None
+    if report.kept_before is None:
+        before = "no threshold, so all photos were accepted"
+    else:
+        before = f"a threshold that accepts {percent(report.kept_before)} of these photos"
     left_out = display.left_out(report.skipped)
     rows = {
         "Photos": f"{report.photos} of {classes}: {listed(report.calibrated_classes)}{left_out}",
-        "Kept before": before or "all, as there was no threshold",
-        "Kept now": display.threshold(report.calibration),
+        "Before": before,
+        "Now": display.threshold(report.calibration),
         "Load it from": str(report.change.onnx),
         **(change_details(report.change) if details else {}),
     }

@@ -171,7 +171,7 @@ def _chain_problems(custody: Custody, manifest: Manifest) -> list[str]:
         )
     if custody.base and dropped and len(links) < LINKS_KEPT:
         problems.append(
-            f"{counted(dropped, 'change is', 'changes are')} missing from a record that has room for them"
+            f"{counted(dropped, 'change is', 'changes are')} missing from the record, although it is not full"
         )
     for place, link in enumerate(links, start=dropped + 1):
         if link.increment != place:

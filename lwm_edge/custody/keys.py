@@ -37,7 +37,7 @@ _MAX_BYTES = 4096  # limit for a key file; an Ed25519 key takes 119 bytes
 
 
 class KeyReport(Report):
-    """Reports which files `generate_key` wrote, without the secret.
+    """Reports which files `generate_key` wrote, but does not hold the private key.
 
     Attributes:
         private_key_file: Path of the file to keep, readable by its owner alone.

@@ -78,7 +78,7 @@ def test_a_network_whose_maps_vanish_is_refused_before_the_photos_are_read(
     monkeypatch.setattr(build, "find_architecture", lambda name: cropped)
     monkeypatch.setattr(build, "read_photo_folder", lambda *_, **__: pytest.fail("the photos were read"))
     config = TINY.model_copy(update={"architecture": "cropped", "image_size": 16, "grid": grid})
-    with pytest.raises(ConfigError, match=r"cropped cannot take images of 16 px \(no cells are left"):
+    with pytest.raises(ConfigError, match=r"cannot take images of 16 px \(its feature maps would be empty"):
         build_base(photos, tmp_path / "base.lwm", config)
 
 

@@ -85,7 +85,7 @@ def test_check_prints_the_worst_first_and_writes_a_page(
     found = run("check", photos, "--home", home.path, "-o", "page.html")
     assert found.code == 0 and "of 17 photos to look at, the worst first" in found.out
     assert "Bag/dark [red].png" in found.out and "is nearly black" in found.out
-    assert "add-classes learns all that remain" in found.out
+    assert "add-classes learns from all that remain" in found.out
     assert "dark [red].png" in (tmp_path / "page.html").read_text(encoding="utf-8")
     as_json = run("check", photos, "--home", home.path, "--json").json
     assert as_json["suspects"][0]["photo"].endswith("dark [red].png")

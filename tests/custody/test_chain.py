@@ -462,7 +462,7 @@ def test_links_dropped_along_with_their_count_are_noticed() -> None:
     grown = _grown(_base(), 4)
     assert grown.custody
     hidden = _with_custody(grown, links=grown.custody.links[2:], dropped_links=2)
-    assert _problems(hidden) == ("2 changes are missing from a record that has room for them",)
+    assert _problems(hidden) == ("2 changes are missing from the record, although it is not full",)
 
 
 def test_a_lower_count_does_not_fit_the_signed_numbers() -> None:
