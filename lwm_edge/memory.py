@@ -129,7 +129,7 @@ def cgroup_peak() -> Iterator[Callable[[], tuple[int | None, str]]]:
         yield lambda: (None, "this process is in no memory cgroup that keeps a high-water mark")
         return
     file, since = _open_and_reset(path)
-    how = f"{path.name} of this process's cgroup, {since}; all processes in it"
+    how = f"{path.name} of this process's cgroup, {since}; it counts all processes in the cgroup"
 
     def read() -> tuple[int | None, str]:
         """Returns the mark in bytes, and how it was measured."""

@@ -80,8 +80,8 @@ class SavedTraining:
         folder: Path of the folder of photos.
         photos: Photos to learn from.
         config: Settings of the increment.
-        recipe: Recipe with its numbers; in another version of this package, the same settings may lead to
-            other numbers.
+        recipe: Recipe with its values; in another version of this package, the same settings may lead to
+            other values.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class SavedTraining:
         A checkpoint that no job can continue is removed.
 
         Raises:
-            ConfigError: An increment with other photos, settings or numbers in its recipe was interrupted.
+            ConfigError: An increment with other photos, settings or values in its recipe was interrupted.
         """
         header = read_header(self._path)
         if header is None or header.parent_digest != self._parent_digest:
@@ -131,7 +131,9 @@ class SavedTraining:
         if header.photos_digest != _digest(self._photos):
             where = f", which were in {printable(header.photos)}" if header.photos else ""
             found.insert(0, f"the photos are not those of the interrupted increment{where}")
-        return found or ["another version of lwm-edge began it, with other numbers in the recipe"]
+        return found or [
+            "it was begun by another version of lwm-edge, whose recipe had different default values"
+        ]
 
     def state(self) -> TrainingState | None:
         """Returns the state to continue from, with tensors mapped from the file; None if there is none."""

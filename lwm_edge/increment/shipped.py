@@ -58,8 +58,8 @@ def judge_shipped(
         head_now: Head of the student.
         measured: Tensors with the vendor's measurements, see `model.bundle`.
         class_names: Names of the shipped classes that are left.
-        new_right: Share of a new class's photos that were recognised, as a mean over these classes. Each
-            photo was judged by a head that had not learnt it.
+        new_right: Share of photos recognised, averaged over the new classes. Each photo was judged by a head
+            that had not learnt from it.
         solved: Whether the student's head is solved from statistics.
         is_first: Whether the teacher has the network and the head that shipped.
     """
@@ -74,11 +74,12 @@ def judge_shipped(
     as_shipped, by_solved = (
         float((counts[is_measured] / total[is_measured]).mean()) for counts in (right, right_solved)
     )
-    # Even if training now changes the head, it started as a solved one, and as accurate as such a head.
+    # If training changes a solved head, the estimate still starts from the accuracy of a solved head.
     starts_solved = solved or is_solved(head_before.weight, known)
     accuracy, photos = by_solved if starts_solved else as_shipped, int(total.sum())
     per_photo = 1 / total[is_measured]
-    counted = is_measured.sum() ** 2 / per_photo.sum()  # this many evenly spread photos would tell as much
+    # This many photos, spread evenly over the classes, would be as informative.
+    counted = is_measured.sum() ** 2 / per_photo.sum()
     alone = _head_alone(known, head_before, shipped, solved)
     # Even if every photo was recognised, the next one may not be.
     spread = known.find_spread(*alone, shipped, is_measured, min(accuracy, 1 - 0.5 / photos))
@@ -121,7 +122,7 @@ def _head_alone(known: ClassStatistics, head_before: Head, shipped: int, solved:
         return Head(weight, bias)
     if not is_solved(head_before.weight, known):
         return known.solve_head(shipped)
-    # Solving the head for these classes alone would only change the scale and shift all logits alike.
+    # Solving the head for these classes alone would only rescale the logits and shift them all alike.
     return Head(weight - weight.mean(0), bias)
 
 
@@ -148,16 +149,16 @@ def _lost(
     ]
 
 
-def _correction(right: float, drawn_right: float) -> float:
-    """Computes the factor that corrects a drop, by comparing real photos of the new classes with drawn ones.
+def _correction(right: float, simulated_right: float) -> float:
+    """Computes the factor that corrects a drop, from real photos of the new classes and simulated ones.
 
     A photo on the border between two classes goes to one or the other. So if real photos of the new classes
-    are recognised more often than photos drawn from their statistics, the shipped classes lose more to the
-    new ones than drawn photos show; if less often, they lose less. The square root is a compromise;
+    are recognised more often than photos simulated from their statistics, the shipped classes lose more to
+    the new ones than simulated photos show; if less often, they lose less. The square root is a compromise;
     benchmarks/README.md says what it was tried on. The factor holds for heads that are solved from the
     statistics; trained heads draw that border elsewhere.
     """
-    ratio = right / max(drawn_right, 1e-6)
+    ratio = right / max(simulated_right, 1e-6)
     return float(np.clip(np.sqrt(ratio), 1 / _MAX_CORRECTION, _MAX_CORRECTION))
 
 

@@ -32,7 +32,7 @@ class Task:
 
     Attributes:
         parent: Bundle of the model before the increment.
-        photos: Photos that are learnt, and those that are held back.
+        photos: Photos to learn from and held-back photos.
         config: Settings of the increment.
         approach: Recipe, and the reason for it.
         learner: Object that learns from the photos.
@@ -90,7 +90,7 @@ def set_up(
         from .instant import require_solved_head
 
         require_solved_head(parent)
-    # Every photo frees memory that the next one can use; a tight limit must not count it against that one.
+    # Memory freed after a photo is kept for the next, unless the limit is tight: kept memory counts as used.
     with freed_memory_kept(memory_limit(config)[0] - rss_bytes() > 2 * MAX_MEMORY_BYTES):
         photos = read_photos(folder, parent.manifest, config, on_progress, more)
     reading = max(0, peak_rss_bytes() - rss_bytes())

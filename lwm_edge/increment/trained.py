@@ -87,7 +87,7 @@ class TrainingLearner:
     def describe_job(
         self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer
     ) -> Job:
-        """Describes the increment for planning, with a training step on grey images."""
+        """Describes the increment for planning, including a training step on grey images to try."""
         self._move_to(self._device)
         return describe_job(
             self._parent,
@@ -112,7 +112,7 @@ class TrainingLearner:
         """Trains the student, and runs both networks once on each photo.
 
         If the student is to be compared with a model whose backbone stayed as it was, and the training
-        diverges, only that model is learnt.
+        diverges, only that model is made.
         """
         try:
             return self._teach_student(photos, plan, saved, on_progress, should_stop)
@@ -179,7 +179,7 @@ class TrainingLearner:
         )
 
     def _untrained(self, photos: NewPhotos, to_learn: Features, held_back: Features) -> Learnt | None:
-        """Learns from the teacher's features too, if the student is to be compared with such a model."""
+        """Also makes a model with the teacher's backbone, if the student is to be compared with one."""
         if not self._approach.compares:
             return None
         return learn_without_training(self._parent, photos, to_learn, held_back)

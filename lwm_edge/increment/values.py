@@ -77,17 +77,18 @@ class Learnt(NamedTuple):
         held_back: Values that the student's head reads for the held-back photos [M, d].
         held_back_by_teacher: Values that the teacher's head reads for the held-back photos [M, d].
         teachers_head: Head of the teacher.
-        held_back_logits: Logits of the held-back photos, by a head of the student that has not learnt them.
-        judge_unseen: Function that judges photos, each by a model that has not learnt it, and also returns
-            their class indices. It judges all photos if nothing trains, else the held-back ones. Its argument
-            is a function, which it calls before it solves each of these models.
+        held_back_logits: Logits of the held-back photos, by a student's head that has not learnt from them.
+        judge_unseen: Function that judges photos, each with a model that has not learnt from it, and also
+            returns their class indices. It judges all photos if nothing is trained, else the held-back ones.
+            Its argument is a function, which it calls before it solves each of these models.
         rows: Rows of the `Discriminant` of all classes; None if the backbone was trained.
         head: Head of the student.
         attention_distance: Mean L_AD between student and teacher on the held-back photos; None if torch did
             not run, as attention maps need it.
         tensors: Tensors of the bundle that the training may have changed, other than the statistics.
         near_copies: Numbers of near-copies and of different photos of each class, by class_index.
-        untrained: The same for a model whose backbone stayed as it was; None unless the two are compared.
+        untrained: All these results for a model whose backbone stayed as it was; None unless the two are
+            compared.
     """
 
     training: TrainingReport | None
@@ -128,7 +129,7 @@ class Learner(Protocol):
 
     @property
     def student(self) -> object | None:
-        """Returns the student's network; None if nothing trains, as teacher and student then share one."""
+        """Returns the student's network; None if nothing is trained, as the teacher's then serves both."""
 
     def describe_job(
         self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer

@@ -31,7 +31,7 @@ from .values import Learnt
 
 
 def evaluate_student(task: Task, learnt: Learnt) -> EvaluationReport:
-    """Measures the accuracy on the held-back photos, with a head of the student that has not learnt them."""
+    """Measures the accuracy on the held-back photos, with a student's head that has not learnt from them."""
     return evaluate_predictions(
         learnt.held_back_logits.argmax(1),
         np.array(task.photos.held_back.labels),
@@ -52,7 +52,7 @@ def held_back_mistakes(task: Task, learnt: Learnt) -> tuple[Mistake, ...]:
 
 
 class NewJudgement(NamedTuple):
-    """Holds the results for photos of the classes being learnt, each judged by a head that had not learnt it.
+    """Holds results for photos of the classes being learnt; no head judged a photo that it had learnt from.
 
     Attributes:
         classes: Report on each of these classes.
@@ -68,8 +68,9 @@ class NewJudgement(NamedTuple):
 def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> NewJudgement:
     """Judges the new classes or, if there are none, the known ones that get more photos.
 
-    Each photo is judged by a head that had not learnt it. If nothing trains, all photos of these classes
-    count, as the head can be solved without each of them; otherwise, only the held-back ones count.
+    Each photo is judged by a head that had not learnt from it. If nothing is trained, all photos of these
+    classes count, as the head can be solved with each of them left out in turn; otherwise, only the held-back
+    ones count.
     """
     names, first_new = all_class_names(task), len(task.parent.manifest.class_names)
     unseen, labels = learnt.judge_unseen(report)
@@ -82,8 +83,8 @@ def calibration(task: Task, new: NewJudgement) -> Histogram:
     """Puts the new scores of the classes being learnt into the calibration of the score for unknown objects.
 
     A network that was trained scores all photos differently, and photos of the other classes are not here to
-    be scored again, so their old scores are dropped. If nothing trained, their scores stay much the same, as
-    benchmarks/unknown.py shows.
+    be scored again, so their old scores are dropped. If nothing was trained, their scores stay much the same,
+    as benchmarks/unknown.py shows.
     """
     counts = count_scores(new.scores, new.labels, task.parent.manifest.capacity)
     if not task.approach.recipe.trains:

@@ -82,7 +82,7 @@ class ClassStatistics:
         """Learns some classes from all of their photos: pooled features [M, d], class_index [M].
 
         If a class was learnt before, the mean of these photos replaces its mean, while the covariance still
-        describes all photos that were ever learnt.
+        describes all photos that were ever learnt from.
         """
         centred = features.astype(np.float64)
         for label in np.unique(labels):
@@ -120,7 +120,7 @@ class ClassStatistics:
         self._add_to_scatter(np.concatenate([centred, between]), len(features))
 
     def added(self, other: ClassStatistics) -> ClassStatistics:
-        """Returns the sum of these statistics and others, as if the photos of both were learnt together."""
+        """Returns the sum of these statistics and others, as if learnt from the photos of both."""
         photos, counts = self.photos + other.photos, self.counts + other.counts
         share = np.divide(other.counts, counts, out=np.zeros_like(counts), where=counts > 0)
         apart = other.means - self.means
@@ -215,7 +215,7 @@ class ClassStatistics:
 
         Args:
             classes: Number of classes, counted from class_index 0.
-            features: Features of learnt photos that `Discriminant.without` can leave out again [M, d].
+            features: Features of the photos that `Discriminant.without` can leave out again [M, d].
             labels: class_index of each of these photos [M].
         """
         means, counts = self.means[:classes], self.counts[:classes]
@@ -253,9 +253,9 @@ class FeatureMap:
     def fit(cls, before: Features, after: Features) -> FeatureMap:
         """Fits the map to the features of the same photos before and after training [M, d].
 
-        This is least squares with a penalty on any deviation from the identity, `_RIDGE` times the mean
-        squared length of the features. Directions in which these photos do not vary therefore stay as
-        they are.
+        This is least squares with a penalty on any deviation from the identity; its weight is `_RIDGE` times
+        the mean squared length of the centred features. Directions in which these photos do not vary
+        therefore stay as they are.
         """
         x = before - before.mean(0)
         change = (after - after.mean(0)) - x

@@ -73,8 +73,8 @@ def choose_recipe(
 ) -> tuple[RecipeName, str]:
     """Chooses the recipe; `auto` becomes the one that suits the network and the number of photos.
 
-    Training moves the features, and the statistics of the old classes must be moved with them. It takes
-    clearly more than d photos to show how d features move; with fewer, the backbone stays as it is.
+    Training moves the features, and the statistics of the old classes must be moved with them. Well over
+    d photos are needed to show how d features move; with fewer, the backbone stays as it is.
 
     `lwm-lda` is only a candidate: the plan must predict that it ends within the time budget, and the new
     model must be better than one whose backbone stayed as it was (see `increment.comparison`).
@@ -136,7 +136,7 @@ _TRAINING_SETTINGS = (
 
 
 class IncrementConfig(Settings):
-    """Defines how new classes, or more photos of known ones, are learnt.
+    """Defines how a model learns new classes, or learns from more photos of known ones.
 
     Raises:
         ConfigError: Some settings cannot be used (every one of them is listed), or one does not fit the
@@ -156,7 +156,7 @@ class IncrementConfig(Settings):
     time_budget_seconds: float = Field(default=180.0, gt=0, allow_inf_nan=False)
     """Longest time in seconds that the whole increment may take if `auto` is to train the network.
 
-    If the plan predicts more, the network stays as it is. A recipe that is named has no such limit.
+    If the plan predicts more, the network stays as it is. A recipe that you choose by name has no such limit.
     """
     beta: float | None = Field(default=None, ge=0)
     """Weight of the distillation loss; the recipe has a default."""

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def as_gpu_memory_allows(work: Callable[[Pace], T], pace: Pace) -> tuple[T, Pace]:
-    """Does some work, again with half the micro-batch each time that the GPU runs out of memory.
+    """Does some work; each time the GPU runs out of memory, tries again with half the micro-batch size.
 
     Returns:
         The result, and the pace with the micro-batch size that fitted.

@@ -1,4 +1,4 @@
-"""Lays out the kernels of convolutions as torch reads them beside maps that have their channels last."""
+"""Keeps convolution kernels in channels-last layout during training, to match the feature maps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @contextmanager
 def channels_last(student: Network, teacher: Network, precision: Precision, on: bool) -> Iterator[None]:
-    """Keeps copies of kernels with their channels last in memory, in the `with` block, if `on` is set.
+    """Keeps channels-last copies of the kernels for the duration of the `with` block, if `on` is set.
 
-    Otherwise torch makes such copies for every convolution, since the maps have their channels last. The
-    teacher's copies, which do not change, are in the given precision. Afterwards the teacher has the kernels
-    that it had before, and the student's have the usual layout again, in which files store them.
+    Otherwise torch makes such copies for every convolution, since the maps are channels-last. The teacher's
+    copies, which do not change, are in the given precision. Afterwards the teacher has the kernels that it
+    had before, and the student's have the usual layout again, in which files store them.
     """
     teachers = {id(kernel): kernel for kernel in _kernels(teacher)}
     students = [kernel for kernel in _kernels(student) if id(kernel) not in teachers]
@@ -40,5 +40,5 @@ def channels_last(student: Network, teacher: Network, precision: Precision, on: 
 
 
 def _kernels(network: Network) -> list[Tensor]:
-    """Lists the kernels of torch's own convolutions; a vendor's may need the usual layout, or all digits."""
+    """Lists the kernels of torch's own convolutions; others may need the usual layout, or full precision."""
     return [module.weight for module in network.modules() if type(module) is nn.Conv2d]

@@ -8,13 +8,13 @@ from .class_statistics import ClassStatistics
 from .discriminant import Features, times_shrunk
 
 # Largest relative difference, in weight times covariance, that counts as rounding. With a million photos,
-# float32 statistics caused differences of up to 0.003. A larger limit would miss changes where photos hardly
-# vary.
+# float32 statistics caused differences of up to 0.003. A larger limit would miss changes of the head along
+# directions in which photos hardly vary.
 _ROUNDING = 0.01
 
 
 def merge_classes(statistics: ClassStatistics, gone: int, kept: int) -> None:
-    """Merges one class into another, as if their photos had been learnt under one name.
+    """Merges one class into another, as if all their photos had been given one name.
 
     The scatter around the common mean is the scatter around the two separate means, which the covariance
     already includes, plus a term for the distance between these means. The row of the class `gone` stays as

@@ -151,10 +151,10 @@ def _state(step: int, loss_sums: NDArray[np.float64], optimizer: MomentumSGD) ->
 
 
 def diverged(what_happened: str, config: IncrementConfig, recipe: Recipe) -> GateError:
-    """Makes the error for a training that diverged, which says what to do."""
+    """Makes the error for training that diverged; its message says what to do."""
     names = {"learning_rate": "--learning-rate", "head_learning_rate": "head_learning_rate in lwm-edge.toml"}
     used = {name: rate for name in names if (rate := getattr(recipe, name))}
-    # A rate that was set is the likelier cause; the recipes' own have been tried.
+    # A rate that the user set is the likelier cause, as the recipes' own rates have been tested.
     chosen = [name for name in used if getattr(config, name) is not None] or list(used)
     advice = " and ".join(f"{names[name]} below {used[name]:g}" for name in chosen)
     return GateError(f"{what_happened}; the model is unchanged: try again with {advice}")

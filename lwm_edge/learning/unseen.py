@@ -1,4 +1,4 @@
-"""Judges each photo by a model that has not learnt it: five-fold cross-validation in closed form."""
+"""Judges each photo with a model that has not learnt from it: five-fold cross-validation in closed form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .unknown import tensors_of
 
 
 class Unseen(NamedTuple):
-    """Holds the outputs of models for photos that these models have not learnt.
+    """Holds the outputs of models for photos that these models have not learnt from.
 
     Attributes:
         logits: Logits [M, classes].
@@ -26,7 +26,7 @@ class Unseen(NamedTuple):
 
 
 def judge_unseen(solved: Discriminant, capacity: int, report: Callable[[], None] = report_nothing) -> Unseen:
-    """Judges each photo by a head and a score that are solved without it, in five folds within each class.
+    """Judges each photo with a head and a score that are solved without it, in five folds within each class.
 
     Args:
         solved: Discriminant that can leave out each of the photos to judge.

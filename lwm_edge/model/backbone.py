@@ -24,12 +24,12 @@ class Backbone:
 
     Raises:
         ExportError: The graph is not safe to run (see `check_safe_to_run`), or ONNX Runtime cannot run it.
-        ParityError: ONNX Runtime on this device does not compute the bundle's `probe.head_inputs`.
+        ParityError: ONNX Runtime on this device does not reproduce the bundle's `probe.head_inputs`.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         try:
-            with freed_memory_kept(True):  # making the file frees memory that the session takes next
+            with freed_memory_kept(True):  # making the file frees memory that loading it can use
                 self._session: Any = open_session(_checked_file(bundle))
         except LwmEdgeError:
             raise
@@ -74,9 +74,9 @@ class Backbone:
         difference = float(np.abs(actual - expected).max())
         if not difference <= tolerance:
             raise ParityError(
-                f"ONNX Runtime on this device differs by {difference:.3g} in the head's inputs "
-                f"({tolerance:.3g} is allowed) from the torch that made this network; nothing was changed: "
-                "use another version of onnxruntime"
+                f"the head's inputs from ONNX Runtime on this device differ by {difference:.3g} "
+                f"({tolerance:.3g} is allowed) from those that torch computed when this network was made; "
+                "nothing was changed: use another version of onnxruntime"
             )
 
 

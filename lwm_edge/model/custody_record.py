@@ -70,7 +70,7 @@ class BaseStatement(Record):
 
 
 class Deed(Record):
-    """Says what a change did, to which classes and when, in limited space.
+    """Says, in limited space, what a change did, to which classes and when.
 
     Attributes:
         kind: Kind of the change.
@@ -107,7 +107,7 @@ class Link(Record):
 
 
 class Custody(Record):
-    """Records how the shipped base became the current model, in limited space.
+    """Records, in limited space, how the shipped base became the current model.
 
     Attributes:
         base: Statement about the shipped base; None if the record was begun after the first change.

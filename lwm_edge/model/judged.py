@@ -1,4 +1,4 @@
-"""Records how often each class was recognised when this device learnt it, in bounded space.
+"""Records, in bounded space, how often each class was recognised when this device learnt it.
 
 A vendor's measurements are part of the model and are kept in tensors. A device's measurements do not change
 the model, so they are kept in the manifest, like the ledger, and no digest covers them.
@@ -19,7 +19,7 @@ _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 class Judged(NamedTuple):
-    """Says how often photos of a class were recognised, each by a model that had not learnt that photo.
+    """Says how often photos of a class were recognised, each by a model that had not learnt from it.
 
     Attributes:
         class_index: Position of the class.

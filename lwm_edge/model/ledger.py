@@ -7,8 +7,8 @@
 
 Editing `first`, `maximum` or an entry that is kept breaks the chain or the seal. Later changes build on
 the stored head, so they do not mend the break. If somebody recomputes everything, the head differs from the
-one in the receipt or in anyone's notes. An entry is hashed as JSON with sorted keys, without figures
-that were not measured, so that fields added later do not change older links.
+one in the receipt, and from any copy kept elsewhere. An entry is hashed as JSON with sorted keys, without
+figures that were not measured, so that fields added later do not change older links.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Ledger(Record):
     def fastest_seconds(self) -> float:
         """Returns the seconds of the fastest change on record; 0 if there is none.
 
-        Exporting and checking a model is part of every change, so it takes about this long at most.
+        Every change includes exporting and checking a model, so these two take at most about this long.
         """
         entries = (*self.latest, *([self.first] if self.first else []))
         return min((entry.seconds for entry in entries), default=0.0)

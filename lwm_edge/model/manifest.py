@@ -27,7 +27,7 @@ BASE = "base"
 _FIXED_BYTES = 24 * 1024
 _BYTES_PER_CLASS = 128
 _OTHER_RELEASE = "install the lwm-edge release that fits the bundle"
-_BEFORE_ANY_RELEASE = "no release used that version, so rebuild the base with lwm-edge build-base"
+_BEFORE_ANY_RELEASE = "no release used version 1, so rebuild the base with lwm-edge build-base"
 _LISTED_PROBLEMS, _LONGEST_PROBLEM = 50, 500
 
 VENDOR_FIELDS = ("author", "license", "description", "permits")
@@ -81,7 +81,7 @@ class Manifest(Record):
         renamed: Vendor's names of the shipped classes that were renamed, ascending by class_index.
         author: Author of the base, as the vendor wrote it.
         license: Licence of the base, by its name or address.
-        description: Description of the base for people.
+        description: Free-text description of the base, for people to read.
         permits: Changes that the vendor permits besides those that every device may make.
         capacity: Maximum number of classes that this bundle can ever hold.
         bundle_bytes: Length of the file, which stays as it was when the bundle was shipped.
@@ -89,7 +89,7 @@ class Manifest(Record):
         tensors_digest: SHA-256 over all tensors but the manifest.
         parent_digest: Digest of the model before the latest change.
         increment_count: Number of changes since the vendor shipped the bundle.
-        ledger: Footprint of making the home and of the changes; see `ledger`.
+        ledger: Ledger of what making the home and each later change cost; see `ledger`.
         judged: Records of how often classes were recognised when this device learnt them, ascending by
             class_index.
         custody: Record of the changes and signatures from the shipped base to this model; None until the base

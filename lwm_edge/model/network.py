@@ -33,8 +33,8 @@ _FEW_CELLS = 16
 class Network(nn.Module):
     """Classifies images, with room for more classes.
 
-    The head's tensors have room for all classes from the start, so neither the file nor the memory grows with
-    a class; rows from `classes` on are zero and not used.
+    The head's tensors have room for all classes from the start, so neither the file nor the memory grows when
+    a class is added; rows from `classes` on are zero and not used.
 
     Args:
         backbone: Module that turns images [B, 3, H, W] float32 into feature maps [B, d, h, w] float32.
@@ -102,7 +102,7 @@ class Network(nn.Module):
         return values, activations.maps.cpu() if keep_maps else None
 
     def run_normalised(self, images: Activations) -> Activations:
-        """Runs images that `normalise` has prepared through all blocks, up to the head."""
+        """Runs images from `normalise` through all blocks, up to the head."""
         return self._run(images, 0, len(self.blocks()))
 
     @torch.no_grad()
@@ -236,7 +236,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def set_head(self, weight: Tensor, bias: Tensor) -> None:
-        """Replaces the head, without writing to the memory that the old head was mapped from.
+        """Replaces the head, without writing to the mapped memory that holds the old one.
 
         Args:
             weight: Weight of the classes in use from now on [classes, the head's inputs].
@@ -250,7 +250,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def add_classes(self, count: int, generator: torch.Generator) -> None:
-        """Brings `count` more rows of the head into use, with random weights as in a new layer of torch.
+        """Brings `count` more rows of the head into use, with random weights, as in a new torch layer.
 
         Their weights for levels stay 0. The caller must have checked the capacity.
         """
@@ -292,7 +292,7 @@ def pools_early(network: Network) -> bool:
 
 
 def few_cells_warnings(network: Network, cells: int) -> list[str]:
-    """Warns if attention maps are too coarse to guide much."""
+    """Warns if attention maps are too coarse to guide training well."""
     if cells >= _FEW_CELLS:
         return []
     if pools_early(network):

@@ -125,7 +125,7 @@ def test_training_that_began_with_the_recipes_older_rates_is_not_continued(
         _stop_after(home, photos, 1, config)
     with pytest.raises(ConfigError, match=r"step 1.*--fresh") as refused:
         add_classes(home, photos, config, isolate=False)
-    assert "another version of lwm-edge began it" in refused.value.problems[0]
+    assert "begun by another version of lwm-edge" in refused.value.problems[0]
 
 
 def test_a_plan_without_room_for_reading_photos_ends_where_they_no_longer_stay_in_memory(

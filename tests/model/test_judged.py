@@ -1,4 +1,4 @@
-"""The manifest records how often classes were recognised when a device learnt them, in bounded space."""
+"""The manifest records, in bounded space, how often classes were recognised when a device learnt them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares another form of an ONNX file with the file itself, on photos."""
+"""Compares a variant of an ONNX file with the file itself, on photos."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _TIMED_RUNS, _UNTIMED_RUNS = 20, 3
 
 
 class VariantReport(Report):
-    """Compares another form of an ONNX file with the file itself.
+    """Compares a variant of an ONNX file with the file itself.
 
     Attributes:
-        photos: Number of photos on which both were run; none of them was used to calibrate the form.
+        photos: Number of photos on which both were run; none of them was used to calibrate the variant.
         agreement: Share of these photos for which both predict the same class.
-        min_agreement: Smallest such share at which the form is written without `force`.
-        accuracy: Accuracy of the form; None if some photos are not of known classes.
+        min_agreement: Smallest such share at which the variant is written without `force`.
+        accuracy: Accuracy of the variant; None if some photos are not of known classes.
         original_accuracy: Accuracy of the file itself; None in the same cases.
-        onnx_bytes: Length of the form.
+        onnx_bytes: Length of the variant.
         original_onnx_bytes: Length of the file itself.
-        photo_ms: Median milliseconds that the form takes for one photo on this machine, in batches of the
-            form's fixed size if it has one.
+        photo_ms: Median milliseconds that the variant takes for one photo on this machine, in batches of
+            the variant's fixed size if it has one.
         original_photo_ms: Median milliseconds that the file itself takes for one photo, in the same batches.
     """
 
@@ -57,7 +57,7 @@ def compare(
 
     Args:
         original: Content of the ONNX file.
-        variant: Content of its other form.
+        variant: Content of the variant.
         photos: Photos to run both on.
         labels: class_index of each photo; None if some photos are not of known classes.
         min_agreement: Smallest share of photos for which both must predict the same class.
