@@ -100,9 +100,7 @@ class Teaching:
             if photo.path.is_symlink():
                 problems += (f"{name} is a link",)
             elif self.folder.was_taught(photo, _class_name(path, manifest)):
-                problems += (
-                    f"{name} was used for teaching before: the same file is in {self.folder.taught}",
-                )
+                problems += (f"{name} was used to teach before: the same file is in {self.folder.taught}",)
             else:
                 usable.append(photo)
         return Usable(tuple(usable), problems, manifest)

@@ -33,9 +33,7 @@ from .reports import PlanReport
 SHARE_OF_AVAILABLE = 0.5
 SHARE_FOR_CHECKED_PHOTOS = 0.1  # share of the memory left within the limit, for photos read before planning
 _SHARE_FOR_CACHE = 0.25
-_ROOM_TO_TRY_FACTOR = (
-    4  # under too small a limit, a step is tried only if its minimum is free this many times
-)
+_ROOM_TO_TRY_FACTOR = 4  # a step that exceeds the limit is tried only if this many times its minimum is free
 _SECONDS_WORTH_A_TRIAL = 30.0  # if the increment takes less, a second precision is not tried
 _CLEARLY_FASTER = 0.75  # a less exact precision is chosen if its step takes at most this share of the time
 
