@@ -97,7 +97,7 @@ def mapped_from(path: Path, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
 
 
 def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
-    """Gives pages of tensors mapped from a file back to the system; the kernel loads them again when needed.
+    """Gives the pages of mapped tensors back to the system; the kernel loads them from the file when needed.
 
     Only pages that lie wholly within a tensor are given back. The file's content stays in the kernel's cache,
     outside this process. Pages that belong to no file, or that have been written to since they were mapped,
@@ -119,7 +119,7 @@ def drop_mapped_pages(tensors: Iterable[Tensor]) -> None:
 
 
 def _unchanged_pages(pagemap: int, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Yields runs of resident pages that still belong to a file, each as the numbers of its start and end."""
+    """Yields runs of resident pages that still belong to a file, each as its start and end page number."""
     if last <= first:
         return
     entry = np.dtype(np.uint64)

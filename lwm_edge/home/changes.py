@@ -78,7 +78,7 @@ def init_home(
     with _folder_made(home, made_here), opened.lock(wait=wait), _no_half_made_home(opened, made_here):
         _check_init(home, bundle, replace)  # another process may have been faster
         key = key_to_trust(opened, trust)
-        require_signed_base(base, candidate.manifest, key)  # the base may have been replaced as well
+        require_signed_base(base, candidate.manifest, key)  # the base may have been replaced in the meantime
         if key:  # written before the model, so that a home with a model always knows whom to trust
             write_trusted_key(opened, key)
         return _commit(opened, candidate, trusted_key=key)
@@ -129,9 +129,7 @@ def _check_init(home: Path, base: Bundle, replace: bool) -> None:
         raise HomeError(f"{home} exists and is not a model home; choose a new or empty folder")
     if ownership.is_home(home):
         if not replace:
-            raise HomeError(
-                f"{home} is a model home already; to start it over from {base.path}, pass --replace"
-            )
+            raise HomeError(f"{home} is already a model home; to start over from {base.path}, pass --replace")
         return
     ownership.require_nothing_foreign(home)
     models = ownership.generations_with_bundles(home)

@@ -1,4 +1,4 @@
-"""Tells which files and folders in a home this program made; it never removes any others.
+"""Tells which files and folders in a home were made by this program, which never removes any others.
 
 A folder's name alone proves nothing, since eight digits may stand for a date; its content must be ours too.
 Anything else in a home belongs to somebody else: it is left alone, every report on a change mentions it, and
@@ -239,7 +239,7 @@ def require_nothing_foreign(home: Path) -> None:
 
 
 def describe_foreign(home: Path, max_listed: int) -> tuple[str, ...]:
-    """Says what in a home this program did not make: a sentence each, up to a limit, and one on the rest."""
+    """Describes what others put into a home: one sentence per item, up to a limit, and one for the rest."""
     found = list(_foreign(home))
     more = (f"the same is true of {len(found) - max_listed} more in {printable(home)}",)
     return tuple(

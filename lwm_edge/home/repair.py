@@ -1,4 +1,4 @@
-"""Provides `repair_home`, which rebuilds a home's damaged files from its bundle, which it never changes."""
+"""Provides `repair_home`, which rebuilds a home's damaged files from its bundle; the bundle never changes."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _only_model(home: Home) -> Generation:
         return found[0]
     if not found:
         raise HomeError(
-            f"{home.path} holds no sound model; start it over with: "
+            f"{home.path} holds no sound model; start over with: "
             f"lwm-edge init BASE.lwm --replace --home {home.path}"
         )
     raise HomeError(
@@ -117,9 +117,8 @@ def _sound_bundle(generation: Generation) -> Bundle:
         return open_bundle(generation.bundle)
     except BundleError as error:
         raise BundleError(
-            f"the model itself is damaged, which repair cannot fix; replace {BUNDLE} with a sound copy, or "
-            f"start over from the shipped base with lwm-edge init BASE.lwm "
-            f"--replace: {error.message}",
+            f"the model itself is damaged ({error.message}), and repair cannot fix it; replace {BUNDLE} with "
+            "a sound copy, or start over from the shipped base with lwm-edge init BASE.lwm --replace",
             error.problems,
         ) from None
 

@@ -51,7 +51,7 @@ def add_classes(
         The receipt, which is also in the home as receipt.json.
 
     Raises:
-        PhotosError: The photos in the folder cannot be learnt; every problem is listed.
+        PhotosError: The photos in the folder cannot be used; every problem is listed.
         BundleError: The home's bundle is damaged, or has no room for the classes (CapacityError).
         HomeError: The home is missing or cannot be written to.
         ConfigError: The settings do not fit the model, or an increment with other settings or photos was
@@ -83,13 +83,13 @@ def add_photos(
     """Teaches a home's model more about classes that it knows, as if it had learnt from all photos at once.
 
     The network stays as it is. The mean and count of each class, the covariance and the head become what they
-    would be if old and new photos had come together. A class that the vendor shipped gets more photos only if
-    the vendor permits `add-photos`.
+    would be after learning from the old and new photos together. A class that the vendor shipped gets more
+    photos only if the vendor permits `add-photos`.
 
     Args:
         home: Model home, or the path of its folder.
         photos: Path of a folder with one sub-folder of photos for each class, named after the class. A photo
-            that was learnt before counts twice, because none is kept to compare it with.
+            that the model has already learnt from counts twice, because none is kept to compare it with.
         config: Settings; None means the defaults. Settings of the training have no effect.
         solve_head: Whether to replace a trained head by one that is solved from the statistics.
         on_progress: Function that is called in this thread at every step and before each photo. An exception

@@ -20,8 +20,8 @@ from .shipped import can_estimate
 from .values import Approach, Learner
 
 _ADVICE_WITHOUT_TORCH = ", or use recipe lda"
-# Importing torch takes 218 MiB (benchmarks/README.md, "Memory of one increment"), which would stay taken if
-# the plan found that there is too little memory for training.
+# Importing torch takes 218 MiB (benchmarks/README.md, "Memory of one increment"), which would not be
+# freed if the plan then found that there is too little memory for training.
 _LEAST_BYTES_FOR_TRAINING = 600 * 2**20
 
 
@@ -38,7 +38,7 @@ def choose_approach(
         continues: Whether interrupted training is continued; then too little memory no longer rules it out.
 
     Raises:
-        ConfigError: The recipe needs torch, which is not installed, or the settings do not fit it.
+        ConfigError: The recipe needs torch, which is not installed, or cannot be used with the settings.
     """
     if more:
         reason = "further photos of known classes go into the statistics, and the network stays as it is"
@@ -87,12 +87,12 @@ def instant_approach(approach: Approach, reason: str) -> Approach:
 
 def reason_before_learning(approach: Approach) -> str:
     """Gives the reason for the recipe, while nobody knows yet whether what it trains will be kept."""
-    kept = "; its model is kept only if it is better than that of lda" if approach.compares else ""
-    return f"{approach.reason}{kept}"
+    kept = "; the trained model is kept only if it is clearly better than that of lda"
+    return f"{approach.reason}{kept if approach.compares else ''}"
 
 
 def warn_about_drift(parent: Bundle, approach: Approach, photos: int) -> Iterator[str]:
-    """Warns that statistics of known classes may no longer fit, if too few photos show how features move."""
+    """Warns if too few photos show how features move; statistics of known classes may then no longer fit."""
     features = count_features(parent)
     if approach.recipe.trains and approach.recipe.head == "solved" and not may_show_drift(photos, features):
         yield (

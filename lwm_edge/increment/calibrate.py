@@ -57,7 +57,7 @@ def calibrate(
     """Sets the threshold for unknown objects from this device's own photos of known classes.
 
     The scores of these photos replace the old scores of their classes; those of other classes stay. Nothing
-    is learnt. Photos that the model has learnt from score too high, so give other photos.
+    is learnt. The scores of photos that the model has learnt from are too high, so give other photos.
 
     Args:
         home: Model home, or the path of its folder.
@@ -71,8 +71,8 @@ def calibrate(
     Raises:
         PhotosError: Some sub-folders name no class of the model, or have no usable photos.
         BundleError: The home's bundle is damaged.
-        ExportError: The bundle's graph cannot be run here, or gives other results than where the model was
-            trained (ParityError).
+        ExportError: The bundle's graph cannot be run here, or its results differ from those obtained
+            where the model was trained (ParityError).
         HomeError: There is no home, or it cannot be written to.
         BusyError: Another process is changing the home, and `wait` is not set.
         TrustError: The home's model does not verify against the key that the home trusts, or the signing key

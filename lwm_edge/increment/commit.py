@@ -37,7 +37,7 @@ def commit_increment(
         home: Model home.
         increment: Increment that `learn.learn_classes` returned.
         timer: Timer of the increment.
-        model: Model that was learnt; None if it was staged.
+        model: New model; None if it was staged.
 
     Raises:
         ExportError: The ONNX file could not be made or differs from the network (ParityError).

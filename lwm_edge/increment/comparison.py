@@ -66,7 +66,10 @@ def _without_training(task: Task, reason: str) -> Task:
 
 
 def _accuracy(task: Task, learnt: Learnt) -> tuple[float, float | None]:
-    """Returns the accuracy on the held-back photos, and the figure for the shipped classes, if it counts."""
+    """Returns the accuracy on the held-back photos, and the estimated accuracy on the shipped classes.
+
+    The estimate is None if there is no figure, or if a class would be lost.
+    """
     shipped = judge_what_shipped(task, learnt, _judged_by_held_back(task, learnt))
     now = shipped.estimate.now if shipped.estimate and not shipped.lost else None
     return evaluate_student(task, learnt).accuracy, now

@@ -77,8 +77,8 @@ def check_photos(
         BundleError: The home's bundle is damaged.
         PhotosError: The folder cannot be used: for example, a class has no usable photo; every problem is
             listed.
-        ExportError: The bundle's graph cannot be run here, or its results differ from those where the model
-            was trained (ParityError).
+        ExportError: The bundle's graph cannot be run here, or its results differ from those obtained
+            where the model was trained (ParityError).
         ResourceError: Memory ran out.
     """
     model = open_home(home).read(lambda generation: open_bundle(generation.bundle))

@@ -52,7 +52,7 @@ class AlikeClasses(Report):
         other: Name of the class that its photos are taken for.
         taken: Number of its photos that are taken for the other class.
         photos: Number of all its photos.
-        is_known: Whether the folder has no photos of the other class, which the model already knows.
+        is_known: Whether the model knows the other class, and the folder has no photos of it.
     """
 
     class_name: str

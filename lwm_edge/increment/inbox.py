@@ -39,23 +39,23 @@ def teach_inbox(
 
     Each class is taught in a change of its own. If the model already knows a class, it learns from these
     photos as with `add_photos`. Photos that cannot be used stay in their folder. The reason is in the report
-    and, unless there are just too few photos yet, also in a file beside the folder.
+    and, unless there are just too few photos so far, also in a file beside the folder.
 
     Args:
         home: Model home, or the path of its folder.
         inbox: Path of a folder in which photos arrive in sub-folders, one for each class.
         config: Settings; None means the defaults. The recipe must be `auto` or `lda`; both mean `lda` here.
-        taught: Folder to which photos are moved once they are learnt, in a sub-folder for each class.
-        delete: Whether to delete photos that were learnt from, instead of moving them.
-        quiet_seconds: Seconds for which a class folder must stay unchanged before it is taught. If there are
-            photos, this call waits that long to see whether anything changes.
+        taught: Folder to which photos are moved after teaching, in a sub-folder for each class.
+        delete: Whether to delete photos after teaching, instead of moving them.
+        quiet_seconds: Seconds for which a class folder must stay unchanged before its photos are used. If
+            there are photos, this call waits that long to see whether anything changes.
         on_progress: Function that is called at every step; any exception that it raises ends the call, and
-            the photos that were being learnt are put back or, if they are learnt already, moved or deleted.
+            the photos in use are put back or, if the model has learnt from them, moved or deleted.
         isolate: Whether to learn in worker processes; False learns in this process.
 
     Raises:
-        ConfigError: The settings do not fit, one of the folders is inside another, or the teaching of
-            another home from this inbox was interrupted.
+        ConfigError: The settings cannot be used for an inbox, one of the folders is inside another, or
+            the teaching of another home from this inbox was interrupted.
         HomeError: The home or the inbox is missing, or cannot be written to.
         BusyError: Another process is working on this inbox. If only the home is busy, this call waits for it.
         LwmEdgeError: For the reasons that `add_classes` lists, if the home is the cause and not the photos.
@@ -87,8 +87,8 @@ def watch_inbox(
         home: As for `teach_inbox`.
         inbox: As for `teach_inbox`.
         config: As for `teach_inbox`.
-        on_report: Function that is called after the first look, after photos were learnt, and when the
-            waiting photos, or the reasons why they wait, have changed.
+        on_report: Function that is called after the first look, after teaching, and when the waiting
+            photos, or the reasons why they wait, have changed.
         taught: As for `teach_inbox`.
         delete: As for `teach_inbox`.
         quiet_seconds: As for `teach_inbox`.
@@ -123,14 +123,14 @@ def _watcher(
     """Makes a watcher from the arguments, after checking them.
 
     Raises:
-        ConfigError: The arguments do not fit.
+        ConfigError: Some arguments cannot be used, or do not fit together.
     """
     opened, path = open_home(home), absolute(inbox)
     config = config or IncrementConfig()
     folder = InboxFolder(path, None if taught is None else absolute(taught))
     if config.recipe not in ("auto", "lda"):
         raise ConfigError(
-            f"photos in an inbox are learnt without training, so recipe {config.recipe} cannot be used; "
+            f"an inbox teaches without training, so recipe {config.recipe} cannot be used; "
             "leave out the recipe or, to train, use lwm-edge add-classes"
         )
     if (taught is None) == (not delete):

@@ -1,15 +1,15 @@
-"""Keeps the files of an inbox: the photos that came, those being taught, and the reasons why some wait.
+"""Keeps the files of an inbox: the photos that came, those in use, and the reasons why some wait.
 
     INBOX/CLASS/...                  photos that came
     INBOX/CLASS.waits.json           the reason why the photos in CLASS wait; without it, they are tried again
     INBOX/.lwm-edge/lock             a lock file; the one process that works on the inbox holds the lock
-    INBOX/.lwm-edge/note.json        a note: which photos are being taught, and to which model
-    INBOX/.lwm-edge/photos/CLASS/    the photos that are being taught
+    INBOX/.lwm-edge/note.json        a note: which model is learning, and from which photos
+    INBOX/.lwm-edge/photos/CLASS/    the photos that the model is learning from
 
-Unless the owner has taught photos deleted, every photo is in one of three places: where it arrived, where it
-is being taught, or where the owner wants taught photos. The note is on the disk before the first photo leaves
-its class folder. It is removed once the last photo has reached its final place, has been deleted, or is back
-in its class folder. So whatever a kill or a power cut leaves behind, the note explains it.
+Unless photos are deleted after teaching, every photo is in one of three places: where it arrived, where the
+model learns from it, or where the owner wants it afterwards. The note is on the disk before the first photo
+leaves its class folder. It is removed once the last photo has reached its final place, has been deleted, or
+is back in its class folder. So whatever a kill or a power cut leaves behind, the note explains it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class NotedPhoto(Record):
 
 
 class Note(Record):
-    """Records which photos are being taught, so that they can be sorted out after an interruption.
+    """Records which photos a model is learning from, so that they can be sorted out after an interruption.
 
     Attributes:
         home: Path of the model home.
@@ -57,7 +57,7 @@ class Note(Record):
         increment: Number of the home's latest change before this one.
         model_digest: Digest of the home's model before this change.
         tried: Number of times that these photos were tried before.
-        photos: Photos that are being taught.
+        photos: Photos that the model is learning from.
     """
 
     home: ExactPath
@@ -102,7 +102,7 @@ class InboxFolder:
 
     Attributes:
         path: Path of the inbox.
-        taught: Folder for photos that were taught; if it is None, they are deleted.
+        taught: Folder for photos that the model has learnt from; if it is None, they are deleted.
     """
 
     path: Path
@@ -124,7 +124,7 @@ class InboxFolder:
         if not self.path.is_dir():
             raise HomeError(f"{self.path} is not a folder; give the folder in which photos arrive")
         storage.make_folder(self.batch)
-        busy = f"another process is already teaching the photos in {self.path}; no second one is needed"
+        busy = f"another process is already teaching from the photos in {self.path}; one is enough"
         with locks.exclusive_lock(self.path / _WORK / _LOCK, busy=busy):
             yield
 
@@ -146,12 +146,13 @@ class InboxFolder:
             return None
         except (ValidationError, OSError):
             raise HomeError(
-                f"{path} cannot be read, so it is not known whether the photos in {self.batch} were learnt; "
-                "check with lwm-edge info --history, move the photos where they belong, and remove that file"
+                f"{path} cannot be read, so it is not known whether the model has learnt from the photos in "
+                f"{self.batch}; check with lwm-edge info --history, move the photos where they belong, and "
+                "remove that file"
             ) from None
 
     def take(self, folder: Path, note: Note) -> None:
-        """Takes the photos of a note out of their class folder, to be taught.
+        """Takes the photos of a note out of their class folder, for teaching.
 
         Raises:
             PhotosError: The photos cannot be moved out of the owner's folder.
@@ -200,7 +201,7 @@ class InboxFolder:
         return None
 
     def write_reason(self, folder: Path, reason: Reason) -> None:
-        """Writes beside a class folder why its photos wait.
+        """Says, in a file beside a class folder, why its photos wait.
 
         Raises:
             LwmEdgeError: The disk does not allow it.

@@ -1,4 +1,4 @@
-"""Finds out from a home's record whether the photos of an inbox were learnt."""
+"""Finds out from a home's record whether its model has learnt from the photos of an inbox."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def _receipt(generation: Generation) -> IncrementReport:
 
 
 def was_learnt(home: Home, note: Note) -> bool | None:
-    """Finds out whether the photos of a note were learnt.
+    """Finds out whether the home's model has learnt from the photos of a note.
 
     The record names the latest changes, but not their photos. The home's receipt has the digest of the
     photos, but only for the latest change.
 
     Returns:
-        Whether they were learnt; None if the record does not say.
+        Whether it has; None if the record does not say.
     """
     try:
         return home.read(partial(_was_learnt, note=note))
@@ -60,12 +60,12 @@ def _was_learnt(generation: Generation, note: Note) -> bool | None:
     links = manifest.custody.links if manifest.custody else ()
     later = [link for link in links if link.increment > note.increment]
     if manifest.increment_count <= note.increment:
-        return False  # nothing has changed since, or the home was started over
+        return False  # nothing has changed since, or the home was replaced
     if len(later) < manifest.increment_count - note.increment:
         return None  # the record does not reach back that far
     may_be_ours = [link.increment for link in later if _teaches(link, note)]
     if not may_be_ours or later[0].parent_digest != note.model_digest:
-        return False  # in the second case, the home was started over
+        return False  # in the second case, the home was replaced
     try:
         learnt = _receipt(generation).photos_digest
     except ValidationError:
@@ -77,7 +77,7 @@ def _was_learnt(generation: Generation, note: Note) -> bool | None:
 
 
 def _teaches(link: Link, note: Note) -> bool:
-    """Returns whether a change is of the note's kind, and of no class but the note's."""
+    """Returns whether a change is of the note's kind and affected no class but the note's."""
     deed = link.deed
     if deed is None or deed.kind != note.change or deed.more_classes:
         return False

@@ -1,4 +1,4 @@
-"""Defines the reports on an inbox: which photos were taught, and which wait."""
+"""Defines the reports on an inbox: which photos the model has learnt from, and which wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ State = Literal["arriving", "collecting", "waiting"]
 
 
 class TaughtClass(Report):
-    """Reports photos that were taught.
+    """Reports on a class that was taught from the photos in its folder.
 
     Attributes:
         class_name: Name of the class.
@@ -52,13 +52,13 @@ class WaitingClass(Report):
 
 
 class InboxReport(Report):
-    """Reports which photos in an inbox were taught, and which wait.
+    """Reports which photos in an inbox the model has learnt from, and which wait.
 
     Attributes:
         home: Path of the model home.
         inbox: Path of the inbox.
-        taught: Photos that were taught, class by class, in the order of teaching.
-        waiting: Photos that were not taught, class by class.
+        taught: Classes that were taught, in the order of teaching.
+        waiting: Photos that the model has not learnt from, class by class.
         notes: Sentences that say what was done with photos whose teaching had been interrupted.
     """
 

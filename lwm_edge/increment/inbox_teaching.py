@@ -31,8 +31,8 @@ class Usable:
     """Holds a class folder's usable photos.
 
     Attributes:
-        photos: Photos that can be taught.
-        problems: Reasons why the other files cannot be taught.
+        photos: Photos that the model can learn from.
+        problems: Reasons why the other files cannot be used.
         manifest: Manifest of the home's model.
     """
 
@@ -62,14 +62,14 @@ class Teaching:
     def recover(self) -> tuple[str, ...]:
         """Sorts out photos whose teaching was interrupted.
 
-        If they were learnt, they are moved to the folder for taught photos, or deleted. Otherwise, they are
-        put back into their class folder.
+        If the model has learnt from them, they are moved to the folder for taught photos, or deleted.
+        Otherwise, they are put back into their class folder.
 
         Returns:
             What was done, in sentences.
 
         Raises:
-            ConfigError: The photos were being taught to another home.
+            ConfigError: The photos were being used to teach another home.
         """
         note = self.folder.note()
         if note is None:
@@ -90,7 +90,7 @@ class Teaching:
         return f"at least {self.config.min_photos} usable photos are needed, but {are_there} {count}"
 
     def usable(self, path: Path) -> Usable:
-        """Finds a class folder's usable photos, and says why its other files cannot be taught."""
+        """Finds a class folder's usable photos, and says why its other files cannot be used."""
         manifest = manifest_of(self.home)
         limit, _ = memory_limit(self.config)
         photos, problems = usable_photos(path, manifest.preprocessing, limit)
@@ -100,23 +100,23 @@ class Teaching:
             if photo.path.is_symlink():
                 problems += (f"{name} is a link",)
             elif self.folder.was_taught(photo, _class_name(path, manifest)):
-                problems += (f"{name} was taught before: the same file is in {self.folder.taught}",)
+                problems += (f"{name} was used to teach before: the same file is in {self.folder.taught}",)
             else:
                 usable.append(photo)
         return Usable(tuple(usable), problems, manifest)
 
     def learn(self, path: Path, usable: Usable, tried: int) -> tuple[Note, IncrementReport]:
-        """Takes photos out of their folder and learns them.
+        """Takes photos out of their folder and learns from them.
 
-        If that fails before they are learnt, puts them back.
+        If that fails before the model has learnt, puts them back.
 
         Args:
             path: Path of the class folder.
-            usable: Photos to learn.
+            usable: Photos to learn from.
             tried: Number of times that these photos were tried before.
 
         Raises:
-            LwmEdgeError: There are too few photos, or taking or learning them failed.
+            LwmEdgeError: There are too few photos, or taking them or learning from them failed.
         """
         if len(usable.photos) < self.config.min_photos:
             raise PhotosError(self.too_few(len(usable.photos)), usable.problems)
@@ -149,7 +149,7 @@ class Teaching:
             raise
 
     def _learn_taken(self, note: Note) -> IncrementReport:
-        """Learns from all the photos or none, so that the receipt's digest shows which."""
+        """Learns from all the photos or none, so that the receipt's digest shows whether they were used."""
         all_of_them = self.config.model_copy(update={"min_photos": len(note.photos)})
         common: Any = {"on_progress": self.on_progress, "isolate": self.isolate, "wait": True}
         if note.change == "add-classes":
@@ -161,18 +161,18 @@ class Teaching:
         """Puts the photos of a note where they belong.
 
         Args:
-            note: Note on the photos that were being taught.
+            note: Note on the photos that the model was learning from.
             error: Error that ended the teaching; None if the whole process ended.
 
         Returns:
-            Whether the photos were learnt; None if that is not clear.
+            Whether the model has learnt from the photos; None if that is not clear.
         """
         learnt = was_learnt(self.home, note)
         if learnt:
             self.folder.put_away(note)
             return learnt
         path = self.folder.path / note.folder
-        if learnt is None:  # without this question, the photos would be taught again once they are back
+        if learnt is None:  # without this question, the photos would be used again once they are back
             self.folder.write_reason(path, _question(note))
         self.folder.put_back(note)
         if error is None and learnt is not None:  # photos that crash the process must not be tried for ever
@@ -183,7 +183,7 @@ class Teaching:
         return learnt
 
     def write_refusal(self, path: Path, error: LwmEdgeError, tried: int) -> None:
-        """Writes beside a class folder why its photos could not be taught.
+        """Says, in a file beside a class folder, why the model could not learn from its photos.
 
         Args:
             path: Path of the class folder.
@@ -196,7 +196,7 @@ class Teaching:
             self.write_reason(path, error, tried=tried + 1, final=final)
 
     def write_reason(self, path: Path, error: LwmEdgeError, *, tried: int, final: bool) -> None:
-        """Writes beside a class folder why its photos wait.
+        """Says, in a file beside a class folder, why its photos wait.
 
         Args:
             path: Path of the class folder.
@@ -216,22 +216,22 @@ class Teaching:
 
 
 def _question(note: Note) -> Reason:
-    """Asks the owner whether the photos of a note were learnt; their class folder waits for the answer."""
+    """Asks the owner whether the model has learnt from a note's photos; these wait for the answer."""
     names = [printable(photo.name) for photo in note.photos]
     return Reason(
-        reason="teaching was interrupted, and it is not clear whether these photos were learnt, because the "
-        "home was changed in the meantime: check with lwm-edge info --history, take away those that were, "
-        f"and remove {printable(note.folder)}.waits.json",
+        reason="teaching was interrupted, and it is not clear whether the model has learnt from these "
+        "photos, because the home was changed in the meantime: check with lwm-edge info --history, take away "
+        f"those that it has learnt from, and remove {printable(note.folder)}.waits.json",
         problems=tuple(shortened(names, LISTED, "more photos")),
         tried=note.tried + 1,
         final=True,
-        try_again="take away the photos that were learnt, and remove this file",
+        try_again="take away the photos that the model has learnt from, and remove this file",
         photos=None,
     )
 
 
 def _class_name(folder: Path, manifest: Manifest) -> str:
-    """Returns the name of a folder's class, as the model writes it if it knows the class."""
+    """Returns the name of a folder's class, spelt as in the model if the model knows the class."""
     name = class_name_of(folder)
     known = {fold_class_name(name): name for name in manifest.class_names}
     return known.get(fold_class_name(name), name)

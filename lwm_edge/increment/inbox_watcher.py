@@ -33,7 +33,7 @@ class Watcher:
 
     Attributes:
         teaching: Object that teaches the model.
-        quiet_seconds: Seconds for which a class folder must stay unchanged before its photos are learnt.
+        quiet_seconds: Seconds for which a class folder must stay unchanged before its photos are used.
         seen: Signature of each class folder, and when (on the monotonic clock) this signature was first seen.
     """
 
@@ -78,7 +78,7 @@ class Watcher:
         )
 
     def _left_in(self, path: Path, found: TaughtClass | WaitingClass) -> Iterator[WaitingClass]:
-        """Yields a report on photos that wait in a class folder, even if others in it were just taught."""
+        """Yields a report on photos that wait in a class folder, even if others in it were just used."""
         if isinstance(found, WaitingClass):
             yield found
         elif reason := self.folder.reason(path):
@@ -106,17 +106,18 @@ class Watcher:
             if isinstance(error, _ABOUT_THE_HOME) and not isinstance(error, CapacityError):
                 raise
             self.teaching.write_refusal(path, error, tried)
-            written = self.folder.reason(path)  # may be a question of `Teaching` to the owner
+            written = self.folder.reason(path)  # may be a question that `Teaching` asks the owner
             return _waiting(path, "waiting", _in_words(written) if written else str(error))
         self.folder.put_away(note)
         if usable.problems:
-            some = PhotosError("the other photos were taught, but not these", usable.problems)
+            why = "the model has learnt from the other photos, but not from these"
+            some = PhotosError(why, usable.problems)
             self.teaching.write_reason(path, some, tried=1, final=True)
         self.seen.pop(path)
         return _taught(note, receipt, self.folder.taught)
 
     def _is_due(self, path: Path, reason: Reason) -> bool:
-        """Returns whether it is time to try again to teach photos that could not be taught before."""
+        """Returns whether it is time to try photos again that the model could not learn from before."""
         if reason.final or reason.tried >= len(PAUSES):
             return False
         passed = self.folder.seconds_since_reason(path, time.time())

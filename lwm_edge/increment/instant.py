@@ -42,8 +42,8 @@ class InstantLearner:
         config: Settings of the increment.
 
     Raises:
-        ExportError: The bundle's graph cannot be run, or its results here differ from those where the model
-            was trained (ParityError).
+        ExportError: The bundle's graph cannot be run, or its results here differ from those obtained
+            where the model was trained (ParityError).
     """
 
     def __init__(self, parent: Bundle, approach: Approach, config: IncrementConfig) -> None:
@@ -186,16 +186,16 @@ def teachers_head(parent: Bundle) -> Head:
 
 
 def require_solved_head(parent: Bundle) -> None:
-    """Refuses a trained head, because more photos can change only a head that follows from the statistics.
+    """Refuses a trained head, because more photos can change only a head computed from the statistics.
 
     Raises:
         ConfigError: The head was trained.
     """
     if not is_solved(teachers_head(parent).weight, ClassStatistics.from_bundle(parent)):
         raise ConfigError(
-            "the last layer was trained, so it does not follow from the statistics, and more photos change "
-            "only the statistics; pass --solve-head to replace it, for all classes, with a layer that "
-            "follows from them, or remove the class and add it again with all its photos"
+            "the last layer was trained, so it cannot be computed from the statistics, and more photos "
+            "change only the statistics; pass --solve-head to replace it, for all classes, with a layer that "
+            "is computed from them, or remove the class and add it again with all its photos"
         )
 
 

@@ -123,7 +123,7 @@ class Job:
 
 
 def candidates(job: Job, config: IncrementConfig, precision: Precision = "float32") -> Iterator[Candidate]:
-    """Lists all candidates with a precision, from the fastest to the one that takes the least memory."""
+    """Lists a precision's candidates, from the fastest to the one that takes the least memory."""
     ways = list(batchings(job, config))
     batches = config.epochs * job.photos / config.batch_size
     if job.trained_bytes and batches >= _FEWEST_BATCHES_TO_KEEP_MEMORY:

@@ -26,7 +26,7 @@ def judge_new_classes(
     """Counts how many photos of each class were recognised, and what the others were mostly taken for.
 
     Args:
-        predictions: Predicted class_index of each photo [M], by a head that had not learnt that photo.
+        predictions: Predicted class_index of each photo [M], by a head that had not learnt from that photo.
         labels: class_index of each photo [M].
         class_names: Name of every class.
         judged: class_index of each class to judge.
@@ -101,7 +101,7 @@ def warn_about_near_copies(
 
     Args:
         class_names: Names of all classes.
-        labels: class_index of each photo that was learnt.
+        labels: class_index of each photo that the model has learnt from.
         near_copies: Numbers of near-copies and of different photos of each class, by class_index.
     """
     for label, (copies, different) in near_copies.items():
@@ -123,8 +123,8 @@ def warn_about_unknown(kept: Mapping[str, tuple[int, int]], new: Sequence[str]) 
         new: Names of the new classes.
     """
     return [
-        f"{photos - count} of {photos} photos of {name} would be called unknown; give more of them, or "
-        "calibrate (lwm-edge calibrate)"
+        f"{photos - count} of {photos} photos of {name} would be called unknown; give more photos of this "
+        "class, or calibrate (lwm-edge calibrate)"
         for name, (count, photos) in kept.items()
         if name in new and photos - count > _UNKNOWN_SHARE * photos
     ]

@@ -46,7 +46,7 @@ from .verdict import (
 
 _EVALUATION_STEPS = 3 + FOLDS  # the held-back photos, the folds, the shipped classes, and drift
 _TOLERATED_EXCESS = 0.02  # share of the predicted peak
-# Share of the time predicted for all work after the last photo that staging takes; for the progress bar.
+# Staging's share of the time predicted for all work after the last photo; for the progress bar.
 _STAGING_SHARE = 0.2
 
 
@@ -88,8 +88,8 @@ def learn_classes(
         folder: Path of a folder with one sub-folder of photos for each class.
         config: Settings of the increment.
         on_progress: Function that is called at every step.
-        should_stop: Function that is called after every step of the training, and while the next photos are
-            not ready; when it returns True, the training is saved, if the plan allows that, and stopped.
+        should_stop: Function that is called after every training step, and repeatedly while waiting for the
+            next photos; when it returns True, the training is saved, if the plan allows that, and stopped.
         timer: Timer of the increment; None starts one now.
         more: Settings for further photos of known classes; None for photos of new classes.
 
@@ -138,7 +138,10 @@ def learn_classes(
 
 
 def _seconds_of_staging(task: Task) -> float:
-    """Predicts how long it takes to stage the model or, if it was trained, all work after the last photo."""
+    """Predicts how many seconds the progress step `stage` takes.
+
+    For a trained model, that is the time of all work after the last photo; for any other, a share of it.
+    """
     ending = task.plan.ending_seconds or 0.0  # plans of older versions lack it
     return ending if task.plan.trains else _STAGING_SHARE * ending
 

@@ -56,7 +56,8 @@ def read_photos(
         limit_bytes=limit,
         on_progress=on_progress,
     )
-    cache.keep_only(photo.path for photos in photo_folder.photos for photo in photos)  # not what is left out
+    # photos that are left out need not stay in memory
+    cache.keep_only(photo.path for photos in photo_folder.photos for photo in photos)
     if not more:
         _check_capacity(manifest, photo_folder.class_names)
     splits = [split_held_back(photos, config.held_back, config.seed) for photos in photo_folder.photos]

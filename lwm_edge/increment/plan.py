@@ -3,10 +3,10 @@
 The peak is measured, not guessed: steps with one image and, if there is room, with four are tried on grey
 pictures, and the memory that the kernel reports is extrapolated to the micro-batch. (If freed memory is kept,
 the micro-batch itself is tried. If nothing trains, a step runs the backbone alone.) The candidates are listed
-from the fastest to the one that takes the least memory, and the first that fits the limit is chosen. The
-limit decides only the micro-batch, the caches, the prefetch, how memory is traded for time and whether
-training can be saved, not what is learnt. If two precisions may be used, each has a list of its own, and
-trial steps decide between them.
+from the fastest to the one that takes the least memory, and the first that fits the limit is chosen. Once
+the recipe is chosen, the limit decides only the micro-batch, the caches, the prefetch, how memory is traded
+for time and whether training can be saved, not what is learnt. The one exception is the precision: if two may
+be used, each has its own list of candidates, and the limit and trial steps decide between them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .reports import PlanReport
 SHARE_OF_AVAILABLE = 0.5
 SHARE_FOR_CHECKED_PHOTOS = 0.1  # share of the memory left within the limit, for photos read before planning
 _SHARE_FOR_CACHE = 0.25
-_ROOM_TO_TRY_FACTOR = 4  # with too small a limit, a step is tried only if this many times its minimum is free
+_ROOM_TO_TRY_FACTOR = 4  # a step that exceeds the limit is tried only if this many times its minimum is free
 _SECONDS_WORTH_A_TRIAL = 30.0  # if the increment takes less, a second precision is not tried
 _CLEARLY_FASTER = 0.75  # a less exact precision is chosen if its step takes at most this share of the time
 
@@ -61,7 +61,7 @@ def make_plan(job: Job, config: IncrementConfig, limit: int, limit_source: str) 
     """
     needed = minimum_bytes(job)
     if needed > limit and available_memory_bytes() < _ROOM_TO_TRY_FACTOR * (needed - job.rss_bytes()):
-        raise _too_small(job, limit, int(MARGIN**2 * needed), " or more,")  # no room to try a step
+        raise _too_small(job, limit, int(MARGIN**2 * needed), " or more")  # no room to try a step
     predictor = Predictor(job, config, limit)
     if chosen := _choose(predictor, job, config, limit):
         return _report(job, config, limit, limit_source, *chosen, predictor.smallest_limit())
@@ -148,7 +148,7 @@ def _too_small(job: Job, limit: int, smallest: int, more: str = "") -> ResourceE
     mib = 2**20
     message = (
         f"{limit // mib} MiB of memory is too little for this increment; nothing was trained: pass "
-        f"--max-memory {smallest // mib + 1}MiB{more} if that much is available"
+        f"--max-memory {smallest // mib + 1}MiB{more} (if that much is available)"
     )
     if job.on_gpu:
         message += ", train on the CPU, without the GPU's libraries (--device cpu)"

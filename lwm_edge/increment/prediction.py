@@ -20,8 +20,8 @@ _MARGIN_KEEPING_MEMORY = 1.15  # the same factor, if freed memory is kept
 _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
 _REPLANNING_MARGIN = 1.02  # factor for a limit that an error names, as the next plan may need a little more
 _LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that solving and exporting read for the first time
-# The same while the head is solved, with the pages for reading photos and for running the model, and what
-# ONNX Runtime keeps of a freed model. The pages are given back before the new model is exported.
+# The same figure for when the head is solved. It includes the pages for reading photos and running the model,
+# and what ONNX Runtime keeps of a freed model. The pages are given back before the new model is exported.
 _LIBRARY_BYTES_WHEN_SOLVING = 20 * 2**20
 
 USUAL_STEPS = 3  # trial steps: one that loads libraries, one with one image, and one with several
@@ -66,7 +66,7 @@ class Predictor:
     Args:
         job: Increment that is planned.
         config: Settings of the increment.
-        limit: Bytes that the increment may take; `predict` says which steps are not tried because of it.
+        limit: Bytes that the increment may take; see `predict` for the steps that are then not tried.
     """
 
     def __init__(self, job: Job, config: IncrementConfig, limit: int) -> None:
@@ -83,10 +83,10 @@ class Predictor:
         return None
 
     def predict(self, candidate: Candidate) -> Prediction | None:
-        """Predicts what a candidate takes, or returns None without trying it.
+        """Predicts what a candidate takes; returns None if it is not tried, or if a GPU has no memory for it.
 
-        A candidate that keeps freed memory is tried only if it surely fits the limit. One that recomputes is
-        always tried. Any other is tried unless it surely exceeds the limit.
+        A candidate that keeps freed memory is tried only if it is certain to stay within the limit. One
+        that recomputes is always tried. Any other is tried unless it is certain to exceed the limit.
         """
         if candidate.strategy.keeps_freed_memory:
             return self._predict_keeping_memory(candidate)
@@ -101,8 +101,8 @@ class Predictor:
     def smallest_limit(self) -> int:
         """Returns the smallest limit that would be enough for one of the strategies that were tried.
 
-        It has room for reading a photo. With such a limit, some may have to be read again; and even if not,
-        each of them must be read once.
+        It leaves room for reading a photo. With such a limit, some photos may have to be read again; even if
+        none has to be, each must be read once.
         """
         decoding = max(self._job.decoding_bytes, self._job.separate_decoding_bytes)
         peaks = [
@@ -213,8 +213,8 @@ def _writing_bytes(job: Job) -> int:
 def saving_bytes(job: Job, strategy: Strategy) -> int:
     """Returns the bytes needed to write a checkpoint: momentum, and two copies of parameters and momentum.
 
-    If their kernels have the channels last, there is a third copy of both in the usual layout, and a copy of
-    the teacher's kernels.
+    If the student's kernels have their channels last, there is a third copy of parameters and momentum in the
+    usual layout, and a copy of the teacher's kernels.
     """
     third = 2 * job.trained_bytes + job.bundle_bytes if strategy.keeps_freed_memory else 0
     return int(MARGIN * (job.rss_bytes() + 5 * job.trained_bytes + third))

@@ -113,7 +113,7 @@ def serve(kind: type[Job], do: Callable[[Job, Callable[[BaseModel], None]], None
 
 
 def _wait_until_saved(process: subprocess.Popen[bytes]) -> None:
-    """Lets a worker that was told to stop finish its step and save, and raises the error that it reports.
+    """Waits until a stopping worker has finished its step and saved, and raises the error that it reports.
 
     A second interruption kills the worker. The home is cleaned up only once the worker is gone, so that the
     worker cannot write to it at the same time.

@@ -85,7 +85,7 @@ def describe_job(
         bundle_bytes=m.bundle_bytes,
         generation_bytes=generation_bytes,
         elapsed_seconds=timer.seconds(),
-        ending_seconds=timer.parts()[START],  # another process is started to export and commit
+        ending_seconds=timer.parts()[START],  # about as long: another process starts, to export and commit
     )
 
 
@@ -100,7 +100,7 @@ def try_step(
     """Does a training step of two micro-batches of grey images, and changes nothing.
 
     Raises:
-        ResourceError: The GPU has too little memory; the message is that for a single image.
+        ResourceError: The GPU has too little memory; the message says that not even one image fits.
     """
     size = student.preprocessing.image_size
     pixels = np.full((images, size, size, 3), 128, dtype=np.uint8)

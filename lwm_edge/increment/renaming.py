@@ -37,7 +37,7 @@ def rename_class(
         home: Model home, or the path of its folder.
         class_name: Name of the class.
         new_name: New name or, with `merge`, name of another class of the model.
-        merge: Whether to merge both into one class, as if all their photos had been learnt as `new_name`.
+        merge: Whether to merge both into one class, as if all their photos had shown `new_name`.
         shipped: Whether a class that the vendor shipped may be merged into another one; renaming it does not
             need this.
         sign_with: Path of the device's private key, to sign the change with.
@@ -62,7 +62,8 @@ def rename_class(
         row = find_class(model.manifest, class_name)
         if not merge:
             return _renamed(model, row, normalise_class_name(new_name))
-        into = find_class(model.manifest, new_name, "; to give it a new name, leave out --merge")
+        old = model.manifest.class_names[row]
+        into = find_class(model.manifest, new_name, f"; to rename {old} instead, leave out --merge")
         _require_mergeable(model.manifest, row, into, shipped=shipped)
         return _merged(model, row, into)
 
@@ -85,7 +86,7 @@ def _renamed(model: Bundle, row: int, name: str) -> Edited:
     for other in others:
         if fold_class_name(other) == fold_class_name(name):
             raise ConfigError(
-                f"the model knows a class {other} already; to make one class of both, pass --merge"
+                f"the model already knows a class {other}; to make one class of both, pass --merge"
             )
         if shown_class_name(other) == shown_class_name(name):
             raise ConfigError(
@@ -118,14 +119,14 @@ def _merged(model: Bundle, row: int, into: int) -> Edited:
     """Merges a class into another one, and solves the head again.
 
     Raises:
-        ConfigError: The head does not follow from the statistics.
+        ConfigError: The head was trained, so it cannot be computed from the statistics.
     """
     manifest, arrays = model.manifest, model.arrays()
     statistics = ClassStatistics.from_arrays(arrays)
     if not is_solved(arrays[WEIGHT][: len(manifest.class_names)].astype(np.float64), statistics):
         raise ConfigError(
-            "the last layer was trained, so it does not follow from the statistics of the two classes; first "
-            "solve it, by adding classes with --recipe lda or photos with --solve-head; then merge the two"
+            "the last layer was trained, so it cannot be computed from the statistics of the two classes; "
+            "first solve it, by adding classes with --recipe lda or photos with --solve-head; then merge them"
         )
     merge_classes(statistics, row, into)
     arrays |= statistics.to_arrays()

@@ -40,8 +40,8 @@ class PlanReport(Report):
         limit_bytes: Maximum memory that the learning process may take.
         limit_source: Origin of `limit_bytes`, in words.
         predicted_peak_rss_bytes: Peak memory that the learning process is predicted to take.
-        smallest_limit_bytes: Limit with which the increment would still run: the smallest that surely has
-            room for reading every photo, even if the plan itself reads none again.
+        smallest_limit_bytes: Smallest limit with which the increment is certain to run, with room for reading
+            every photo, even if this plan reads none again.
         predicted_seconds: Time from the command's start to its end, as predicted.
         ending_seconds: Part of `predicted_seconds` after the last photo; None in plans of older versions.
         disk_bytes: Free disk space that the increment needs while it runs.
@@ -90,7 +90,7 @@ class NewClassReport(Report):
 
     Attributes:
         class_name: Name of the class.
-        photos: Number of photos that were judged, each by a head that had not learnt it.
+        photos: Number of photos that were judged, each by a head that had not learnt from it.
         right: Number of these photos that were recognised.
         taken_for: Class that unrecognised photos were most often taken for; None if all were recognised.
         photos_taken: Number of photos that were taken for that class.
@@ -167,8 +167,11 @@ class ComparisonReport(Report):
         )
         shipped = self.trained_shipped_accuracy, self.unchanged_shipped_accuracy
         if shipped[0] is None or shipped[1] is None:
-            return f"{new}; no estimate shows that the shipped classes would come to no harm"
-        found = f"{new}; the shipped classes are estimated at {shipped[0]:.1%} and {shipped[1]:.1%}"
+            return f"{new}; no estimate shows that training is safe for the shipped classes"
+        found = (
+            f"{new}; the accuracy on the shipped classes is estimated at {shipped[0]:.1%} with training and "
+            f"{shipped[1]:.1%} without it"
+        )
         return found + ("; the gate would refuse the trained network" if self.gate_refuses_trained else "")
 
 
@@ -182,16 +185,16 @@ class LearningReport(Report):
         gamma: Weight of the attention distillation loss (L_AD).
         new_classes: Names of the classes that were added, in the order of their class_index.
         known_classes: Names of the classes that got further photos; if there are any, no class is new.
-        photos_trained: Number of photos that were learnt from.
+        photos_trained: Number of photos that the model has learnt from.
         photos_held_back: Number of photos that were kept for evaluation; the class statistics include them
             afterwards.
         photos_digest: Digest of the contents of all these photos, whatever their order; it shows whether a
-            change learnt certain photos. None in receipts of an older version.
+            change learnt from a given set of photos. None in receipts of an older version.
         skipped: Files that were left out, each with the reason.
         plan: Plan that the increment followed.
         training: Report on the training; None if the backbone stayed as it was.
-        held_back: Accuracy on the held-back photos, with all classes competing; a solved head learns these
-            photos only afterwards.
+        held_back: Accuracy on the held-back photos, with all classes competing; a solved head learns from
+            these photos only afterwards.
         judged: Report on each class that was taught: by cross-validation over all photos of the increment if
             nothing was trained, else on the held-back ones.
         drift: Drift of the student from its teacher.

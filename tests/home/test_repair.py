@@ -139,11 +139,11 @@ def test_a_damaged_bundle_cannot_be_repaired_and_nothing_is_touched(home: Home) 
     bundle = home.current().bundle
     bundle.write_bytes(bundle.read_bytes()[:-1] + b"x")
     before = state_of(home.path)
-    with pytest.raises(BundleError, match="repair cannot fix; replace model"):
+    with pytest.raises(BundleError, match="repair cannot fix it; replace model"):
         repair_home(home.path)
     (home.path / "current").unlink()
     before.pop(str(home.path / "current"))
-    with pytest.raises(HomeError, match="no sound model; start it over"):
+    with pytest.raises(HomeError, match="no sound model; start over"):
         repair_home(home.path)
     assert {p: s for p, s in state_of(home.path).items() if "lock" not in p} == {
         p: s for p, s in before.items() if "lock" not in p

@@ -79,8 +79,8 @@ def test_the_trained_network_is_kept_if_it_is_better(
     assert report.comparison is not None and report.comparison.kept == "trained"
     assert report.recipe_reason == (
         "160 photos show how 64 features drift, so the backbone may learn; the trained network is the better "
-        "one: with training, 90.0% of the held-back photos are recognised, and without it 85.0%; the shipped "
-        "classes are estimated at 80.0% and 80.0%"
+        "one: with training, 90.0% of the held-back photos are recognised, and without it 85.0%; the "
+        "accuracy on the shipped classes is estimated at 80.0% with training and 80.0% without it"
     )
     receipt.new_classes(report)
     assert "so the trained network was kept" in " ".join(capsys.readouterr().out.split())
@@ -108,7 +108,7 @@ def test_otherwise_the_network_stays_as_it_was(
     assert all(np.array_equal(before[n], after.arrays()[n]) for n in before if "backbone" in n)
     assert report.comparison is not None and report.comparison.kept == "unchanged"
     assert report.recipe_reason.startswith("the network stays as it was, as training did not make the model")
-    assert ("come to no harm" in report.recipe_reason) == (trained[1] is None)
+    assert ("is safe for the shipped classes" in report.recipe_reason) == (trained[1] is None)
     assert not small.training.exists() and audit(small).passed
 
     instant = _add(open_home(tmp_path / "instant"), photos, AUTO.model_copy(update={"instant": True}))
@@ -313,7 +313,9 @@ def test_a_plan_says_which_recipe_will_run_and_why(
 ) -> None:
     planned = plan_increment(small, photos, AUTO, isolate=False)
     assert planned.trains and planned.recipe == "lwm-lda"
-    assert planned.recipe_reason.endswith("; its model is kept only if it is better than that of lda")
+    assert planned.recipe_reason.endswith(
+        "; the trained model is kept only if it is clearly better than that of lda"
+    )
     tight = AUTO.model_copy(update={"time_budget_seconds": 0.01})
     planned = plan_increment(small, photos, tight, isolate=False)
     assert planned.recipe == "lda" and "and the budget is 0.01 s" in planned.recipe_reason

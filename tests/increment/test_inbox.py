@@ -421,7 +421,7 @@ def test_a_photo_that_was_learnt_before_is_not_learnt_again(home: Home, inbox: P
     teach(home, inbox, taught)
     arrive(inbox, "Bag", "Bag")  # like a tool that delivers files again once they are gone
     (left,) = teach(home, inbox, taught).waiting
-    assert "was taught before" in left.reason and counts(home)["Bag"] == 8
+    assert "was used to teach before" in left.reason and counts(home)["Bag"] == 8
     arrive(inbox, "Bag", "Bag", range(20, 26))
     assert teach(home, inbox, taught).taught[0].photos == 6 and counts(home)["Bag"] == 14
 
@@ -462,7 +462,7 @@ def test_the_arguments_are_checked(home: Home, inbox: Path, taught: Path) -> Non
 
 
 def test_only_one_process_can_work_on_an_inbox(home: Home, inbox: Path, taught: Path) -> None:
-    with InboxFolder(inbox, taught).locked(), pytest.raises(BusyError, match="teaching the photos in"):
+    with InboxFolder(inbox, taught).locked(), pytest.raises(BusyError, match="teaching from the photos in"):
         teach(home, inbox, taught)
 
 
