@@ -3,9 +3,9 @@
 
     python tensorrt.py HOME [--engines DIR] [--batch N] [--fp16 --photos DIR | --int8 --photos DIR]
 
-The engine is DIR/<home's name>-<model digest>-<form>.engine. Without --engines, DIR is HOME.engines beside
+The engine is DIR/<home's name>-<model digest>-<variant>.engine. Without --engines, DIR is HOME.engines beside
 the home, because only lwm-edge may write into the home. Run this script again after every increment: it keeps
-an engine of the current model in this form, or builds one, and then removes the home's others. Homes may
+an engine of this variant of the current model, or builds one, and then removes the home's others. Homes may
 share DIR if their names differ. An app loads the engine that has the home's name; HOME/current/labels.txt
 names its outputs. An engine fits one GPU and one version of TensorRT, so build it on the device, and pass
 --rebuild after an upgrade.
@@ -104,13 +104,13 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             onnx = Path(folder) / "classifier.onnx"
-            form = lwm_edge.ExportConfig(
+            variant = lwm_edge.ExportConfig(
                 static_batch=given.batch,
                 precision=given.precision,
                 float_weights=given.precision == "int8",
                 photos=given.photos,
             )
-            digest = lwm_edge.export_onnx(home, onnx, form).model_digest
+            digest = lwm_edge.export_onnx(home, onnx, variant).model_digest
             engines.mkdir(parents=True, exist_ok=True)
             engine = engines / f"{home.name}-{digest}-{given.precision}-batch{given.batch}.engine"
             if given.rebuild or not engine.is_file():

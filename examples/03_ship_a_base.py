@@ -32,7 +32,7 @@ def at_the_vendors(folder: Path) -> tuple[Path, Path]:
             permits=("add-photos", "undo"),
         ),
     )
-    print("Packed", base, "that knows", ", ".join(report.class_names))
+    print("Packed", base, "which knows", ", ".join(report.class_names))
     keys = lwm_edge.generate_key(folder / "vendor")  # vendor.key stays here, vendor.pub ships
     lwm_edge.sign_bundle(base, keys.private_key_file)
     return base, keys.public_key_file

@@ -19,7 +19,7 @@ class EnoughError(Exception):
 
 
 def show(report: lwm_edge.InboxReport) -> None:
-    """Prints which photos were learnt and which wait; called at the start and whenever there is news."""
+    """Prints which photos the model learnt from and which wait; called first and whenever there is news."""
     for done in report.taught:
         print(f"Taught {done.class_name} with {done.photos} photos, now in {done.moved_to}")
     for left in report.waiting:
@@ -29,7 +29,7 @@ def show(report: lwm_edge.InboxReport) -> None:
 
 
 def main(home: str, inbox: str, taught: str) -> None:
-    """Watches until something is learnt; photos are learnt after a second without changes."""
+    """Watches until the model has learnt something; a folder is used after a second without changes."""
     try:
         lwm_edge.watch_inbox(home, inbox, on_report=show, taught=taught, quiet_seconds=1)
     except EnoughError:

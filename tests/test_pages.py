@@ -85,7 +85,7 @@ PRINTED = {  # text that shows that a block did what the page says
         "95% of photos of known classes",
         "unknown (at best",
     ),
-    "deploy/README.md forms-path": ("same class on", "fixed.onnx"),
+    "deploy/README.md variants-path": ("same class on", "fixed.onnx"),
     "deploy/README.md audit-path": (
         "passed: nothing is unexplained",
         "passed: storage and memory stay constant",

@@ -1,4 +1,4 @@
-"""Defines the form of an exported ONNX file."""
+"""Defines which variant of a model's ONNX file is exported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..records import ExactPath, Settings
 
 
 class ExportConfig(Settings):
-    """Defines the form of an exported ONNX file; the default is the form of a home's classifier.onnx.
+    """Defines which variant of the ONNX file is exported; the default is a home's classifier.onnx.
 
     Raises:
         ConfigError: Some settings cannot be used (every one of them is listed), or two do not fit together.
@@ -25,7 +25,7 @@ class ExportConfig(Settings):
     fixed_head: bool = False
     """Whether the file has outputs for all classes that the bundle has room for, so that shapes are fixed."""
     photos: ExactPath | None = None
-    """Folder of class folders, on whose photos the form is checked; int8 is checked on half of the photos,
+    """Folder of class folders, on whose photos the variant is checked; int8 is checked on half of the photos,
     and calibrated on up to 200 of the other half."""
     force: bool = False
     """Whether to write the file even if it differs from the classifier on too many photos."""
@@ -40,5 +40,5 @@ class ExportConfig(Settings):
 
     @property
     def is_plain(self) -> bool:
-        """Returns whether this is the form of a home's classifier.onnx."""
+        """Returns whether this is the same file as a home's classifier.onnx."""
         return self.precision == "float32" and self.static_batch is None and not self.fixed_head

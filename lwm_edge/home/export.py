@@ -1,4 +1,4 @@
-"""Rebuilds a model's ONNX file, checks it against the network, and writes the file or another form of it."""
+"""Rebuilds a model's ONNX file, checks it against the network, and writes the file or a variant of it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def export_onnx(
     *,
     on_progress: ProgressCallback = ignore_progress,
 ) -> ExportReport:
-    """Writes a model's verified ONNX file, or another form of it.
+    """Writes a model's verified ONNX file, or a variant of it.
 
     Args:
         source: Model home, or the path of its folder or of a bundle.
         output: Path of the ONNX file to write, which is replaced if it exists; the text `-` means standard
             output.
-        config: Form of the file; None means the form of a home's classifier.onnx.
+        config: Variant to write; None means the same file as a home's classifier.onnx.
         on_progress: Function that is called before the file is made, before each photo is read, and again
             each time a photo is used for calibration or classified. If it raises an exception, the call
             ends, and nothing is written.
@@ -50,10 +50,10 @@ def export_onnx(
         HomeError: There is no home, or writing the file failed.
         ConfigError: No file can be written at `output`, or it is the bundle itself or inside a home.
         BundleError: The bundle is damaged.
-        PhotosError: The photos cannot be used, or are too few to check the form on.
+        PhotosError: The photos cannot be used, or are too few to check the variant on.
         ExportError: The ONNX file cannot be made.
-        ParityError: The ONNX file differs from the network, or the other form of it disagrees with the
-            original on too many photos and `force` is not set.
+        ParityError: The ONNX file differs from the network, or its variant disagrees with the original
+            on too many photos and `force` is not set.
         ResourceError: Memory or disk space ran out.
     """
     config = config or ExportConfig()
@@ -110,7 +110,7 @@ def verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:
 def _converted(
     original: bytes, manifest: Manifest, config: ExportConfig, on_progress: ProgressCallback
 ) -> tuple[bytes, VariantReport | None]:
-    """Makes the form that was asked for, and compares it with the original if there are photos."""
+    """Makes the variant that was asked for, and compares it with the original if there are photos."""
     photos, labels = (None, None)
     if config.photos:
         photos, labels = _read_photos(config.photos, manifest, on_progress)
@@ -135,9 +135,9 @@ def _converted(
     )
     if report.agreement < report.min_agreement and not config.force:
         raise ParityError(
-            f"this form agrees with the classifier on {percent_reached(report.agreement)} of {report.photos} "
-            f"photos; at least {100 * report.min_agreement:.0f}% is needed, so nothing was written; try "
-            "more photos, other photos or another precision, or pass --force"
+            f"this variant agrees with the classifier on {percent_reached(report.agreement)} of "
+            f"{report.photos} photos; at least {100 * report.min_agreement:.0f}% is needed, so nothing was "
+            "written; try more photos, other photos or another precision, or pass --force"
         )
     return content, report
 
