@@ -95,7 +95,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         for method in of_kind[0]:
             every, small = 100 * np.array([row[method] for row in of_kind]).T
             better = 100 * np.array([max(row[m][0] for m in row if m != "auto") for row in of_kind])
-            worst = f"{(every - better).min():+.1f} to the better baseline" if method == "auto" else ""
+            worst = f"{(every - better).min():+.1f} against the better baseline" if method == "auto" else ""
             mean = f"{every.mean():.1f} ± {every.std(ddof=1):.1f}"
             print(f"| {kind} | {method} | {mean} | {worst} | {small.mean():.1f} |")
 

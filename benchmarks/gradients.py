@@ -3,11 +3,11 @@
 
     python benchmarks/gradients.py DATA OUT.json --arch small_resnet20 --image-size 32 [--change CHANGE ...]
 
-The setting is that of `sweep.py`, with photos that no table of accuracies uses. A few times per epoch, the
-gradient of each weighted term is computed apart, for the same batch: its norm over the backbone's trained
-parameters, and the cosine of the angle between those of L_D and L_AD. The script also notes the distance
-between the maps (L_AD itself) and how often student and teacher rank the same base class highest. It prints a
-Markdown table with the mean of each over an epoch.
+The setting is that of `sweep.py`, which reads no test photos. A few times per epoch, the gradient of each
+weighted term is computed separately, for the same batch: its norm over the backbone's trained parameters, and
+the cosine of the angle between those of L_D and L_AD. The script also notes the distance between the maps
+(L_AD itself) and how often student and teacher rank the same base class highest. It prints a Markdown table
+with the mean of each over an epoch.
 """
 
 from __future__ import annotations

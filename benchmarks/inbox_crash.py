@@ -22,9 +22,9 @@ After every kill these must be true (`inbox_world.py` checks them):
   each class's taught folder, those that a note or a question to the owner explains, and no others.
 
 After half of the kills, the rest of each half-copied photo is copied. Then one process for each inbox runs to
-its end, both at the same time, and this is repeated once. Now the model must have learnt every photo exactly
-once. After the other half of the kills, the next process may be killed as well. If a process ends before its
-kill, the kill is not counted.
+its end, both at the same time, and this is repeated once. Now the model must have learnt from every photo
+exactly once. After the other half of the kills, the next process may be killed as well. If a process ends
+before its kill, the kill is not counted.
 
 The phases are `start` (leftovers are put where they belong, photos are checked), `take` (photos are noted and
 moved), `learn` (up to the end of the commit), and `put away`.

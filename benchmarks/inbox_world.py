@@ -44,7 +44,7 @@ class Noted:
         return [path for path in photos_in(self.inbox) if digest_of(path) in digests]
 
     def question(self) -> Path | None:
-        """Returns the file that asks the owner whether the photos were learnt; None if there is none."""
+        """Returns the file that asks the owner whether the photos were learnt from; None if there is none."""
         path = self.inbox / f"{self.note.folder}.waits.json"
         return path if path.exists() and "it is not clear" in path.read_text() else None
 
@@ -161,7 +161,7 @@ class World:
         self.half_copied.clear()
 
     def check(self) -> None:
-        """Checks that no photo is lost or learnt twice, whatever was killed and when.
+        """Checks that no photo is lost or learnt from twice, whatever was killed and when.
 
         Clears the kill's leftovers in the home first, as the next change does.
         """
@@ -177,11 +177,11 @@ class World:
         self._check_notes()
 
     def _check_notes(self) -> None:
-        """Checks that the model has learnt what is in the taught folders, and what the notes explain."""
+        """Checks that the model has learnt from the photos that are taught or that the notes explain."""
         notes = {inbox: InboxFolder(inbox, self.taught).note() for inbox in self.inboxes}
         for noted in list(self.noted):
             if noted.note != notes[noted.inbox] and not noted.question():
-                assert not noted.learnt or not noted.left(), "photos were learnt, but put back"
+                assert not noted.learnt or not noted.left(), "photos were learnt from, but put back"
                 self.noted.remove(noted)
         explained = Counter[str]()
         for noted in self.noted:
@@ -193,10 +193,12 @@ class World:
                 noted = Noted(inbox, note, surplus[note.class_name] > 0)
                 surplus[note.class_name] -= len(noted.left()) if noted.learnt else 0
                 self.noted.append(noted)
-        assert not any(surplus.values()), f"learnt more often than taught: {dict(surplus)}"
+        assert not any(surplus.values()), (
+            f"photos learnt from but not taught, or the reverse: {dict(surplus)}"
+        )
 
     def _learnt_but_not_taught(self) -> Counter[str]:
-        """Counts the photos of each class that the model has learnt, less those in its taught folder."""
+        """Counts the photos of each class that the model has learnt from, less those in its taught folder."""
         bundle = self.home.open_bundle()
         counts = zip(bundle.manifest.class_names, bundle.arrays(COUNTS)[COUNTS].tolist(), strict=False)
         learnt = Counter({name: int(count) for name, count in counts if name.startswith("class ")})
@@ -204,7 +206,7 @@ class World:
         return learnt
 
     def answer_questions(self) -> int:
-        """Answers as an owner who is asked whether photos were learnt; returns the number of questions."""
+        """Answers as an owner asked whether photos were learnt from; returns the number of questions."""
         answered = 0
         for noted in self.noted:
             question = noted.question()

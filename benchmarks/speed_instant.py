@@ -189,7 +189,8 @@ def main(
     count: Annotated[int, typer.Option("--photos", min=5, help="Photos of each class.")] = 40,
     recipe: str = "auto",
     large: Annotated[
-        Literal["jpeg", "progressive", "png"] | None, typer.Option(help="Scales the photos up, to this kind.")
+        Literal["jpeg", "progressive", "png"] | None,
+        typer.Option(help="Scales the photos up, as files of this kind."),
     ] = None,
 ) -> None:
     """Measures increments, and writes the figures."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Shows which operations take the time of a training step.
+"""Shows how the time of a training step is divided among kinds of operations.
 
     python benchmarks/speed_kernels.py RESULTS.json [--rounds 10] [--arch resnet18 ...]
 

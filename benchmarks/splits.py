@@ -21,8 +21,8 @@ class Split:
         step: Number of classes per step.
         until: Number of classes to stop at; None takes all.
         photos: Number of training photos per new class; None takes all.
-        held_out: Number of training photos of each class that are tested on instead of learnt, so that the
-            test photos are never read. If it is 0, the test photos are used.
+        held_out: Number of training photos of each class that are tested on instead of learnt from, so
+            that the test photos are never read. If it is 0, the test photos are used.
     """
 
     def __init__(

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Tries settings of the paper's loop, `lwm`, and of `lwf-mc`, without any photos of README.md's tables.
+"""Tries settings of the paper's loop, `lwm`, and of `lwf-mc`, without reading any test photos.
 
     python benchmarks/sweep.py DATA SWEEP.json --arch small_resnet20 --image-size 32 [--trial CHANGES ...]
 
-The class orders come from other seeds than those tables. The trials are tested on training photos that are
-held out; the test photos are never read. Every trial starts from the settings in LEAD and changes those that
-it names, which can be settings of the package or of `variants.py`. Both methods get the same number of
-trials. A trial runs without a home and without an ONNX file, on photos that stay in memory. Trials that are
-already in SWEEP.json are not repeated, and all trials of a seed share one base. At the end the script prints
-a table.
+The class orders come from other seeds than those of README.md's tables of test photos. The trials are tested
+on training photos that are held out. Every trial starts from the settings in LEAD and changes those that it
+names, which can be settings of the package or of `variants.py`. Both methods get the same number of trials. A
+trial runs without a home and without an ONNX file, on photos that stay in memory. Trials that are already in
+SWEEP.json are not repeated, and all trials of a seed share one base. At the end the script prints a table.
 
 The rule is: of two trials, the one with the higher average accuracy is better (the mean over the steps, the
 base included, and over the class orders). With --combine N, each method gets N more trials: the next best

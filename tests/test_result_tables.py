@@ -207,7 +207,7 @@ def test_the_footprint_table_agrees_with_its_file() -> None:
     trends = {trend["figure"]: trend for trend in report["trends"]}
     figures = {
         "all but ONNX file and labels": "all but ONNX and labels",
-        "peak resident memory (kernel's mark, reset at each start)": "peak_rss_bytes",
+        "peak resident memory (kernel's high-water mark, reset at each start)": "peak_rss_bytes",
         "its anonymous part (sampled)": "peak_anonymous_bytes",
         "its mapped part (sampled)": "peak_mapped_bytes",
     }
