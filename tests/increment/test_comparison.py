@@ -219,7 +219,7 @@ def test_interrupted_training_continues_or_says_how_much_memory_it_needs(small: 
     assert may_train(small, photos, little)
     with pytest.raises(ResourceError, match="8 MiB of memory is too little"):
         _add(small, photos, little)
-    enough = AUTO.model_copy(update={"max_memory": 2**30})
+    enough = AUTO.model_copy(update={"max_memory": 2**32})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(approach, "_LEAST_BYTES_FOR_TRAINING", 2**40)
         assert may_train(small, photos, enough) and _add(small, photos, enough).comparison is not None
