@@ -19,8 +19,8 @@ which they work.
     adding classes      increment: add, worker, learn (task, plan, verdict, gate), commit; plan (job,
                         prediction); renaming (of a class, or merging it into another); removal (of a
                         class); calibrate; doctor (finds photos that do harm) and findings;
-                        inbox, inbox_watcher, inbox_teaching, inbox_record and inbox_folder (photos that
-                        arrive in a folder)
+                        inbox, inbox_watcher, inbox_teaching, inbox_wording, inbox_record, inbox_folder,
+                        inbox_moves and inbox_signature (photos that arrive in a folder)
     proving origin      custody: keys, signing, chain; also home.trust and proofs.verification
     other proofs        proofs: auditor (audited_bytes, onnx_growth), simulation (trends, plots)
     pages to look at    pages: facts, charts and report (about a home); moment (about an increment, with

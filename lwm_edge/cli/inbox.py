@@ -107,5 +107,5 @@ def _print(report: InboxReport) -> None:
     for left in report.waiting:
         photos = counted(left.photos, "photo", "photos")
         terminal.print_rows(f"{left.class_name}: {left.state}, {photos}", {"Reason": left.reason})
-    if not report.taught and not report.waiting:
+    if not report.taught and not report.waiting and not report.notes:
         terminal.out().print("The inbox is empty")

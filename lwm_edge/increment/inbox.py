@@ -106,7 +106,8 @@ def watch_inbox(
             report = watcher.teach(notes)
             if report.taught or report != latest:
                 on_report(report)
-            latest, notes = report.model_copy(update={"taught": (), "notes": ()}), ()
+            lasting = report.notes[len(notes) :]
+            latest, notes = report.model_copy(update={"taught": (), "notes": lasting}), ()
             time.sleep(max(quiet_seconds / _LOOKS_PER_QUIET_TIME, 0.1))
 
 

@@ -2,6 +2,7 @@
 
     INBOX/CLASS/...                  photos that came
     INBOX/CLASS.waits.json           the reason why the photos in CLASS wait; without it, they are tried again
+                                     (if CLASS is too long for that, a part of it and a digest stand for it)
     INBOX/.lwm-edge/lock             a lock file; the one process that works on the inbox holds the lock
     INBOX/.lwm-edge/note.json        a note: which model is learning, and from which photos
     INBOX/.lwm-edge/photos/CLASS/    the photos that the model is learning from
@@ -26,17 +27,24 @@ from pydantic import ValidationError
 
 from .. import durability, inspection, locks, storage
 from ..errors import HomeError, PhotosError
-from ..photos.checking import file_digest
-from ..photos.listing import photo_files
+from ..photos.listing import holds_files, is_ignored
 from ..photos.photo_set import Photo, digest_of
 from ..records import Digest, ExactPath, Record
+from .inbox_moves import (
+    folders_for,
+    is_copy,
+    make_folder_for_photos,
+    move_beside_others,
+    names_for,
+    safe_name,
+)
+from .inbox_signature import fingerprint
 
 Change = Literal["add-classes", "add-photos"]
-Signature = tuple[tuple[str, int, str, int, int], ...]
-"""Names, lengths, permissions and times of a folder's files; the signature changes whenever a file does."""
 
 _WORK, _NOTE, _LOCK, _PHOTOS = ".lwm-edge", "note.json", "lock", "photos"
 _WAITS = ".waits.json"
+_LONGEST_NAME = 200  # bytes of a class folder's name; file systems allow 255, with what is added to it
 
 
 class NotedPhoto(Record):
@@ -129,9 +137,15 @@ class InboxFolder:
             yield
 
     def class_folders(self) -> list[Path]:
-        """Lists the class folders that hold files that may be photos, sorted by name; see `photo_files`."""
-        folders = [p for p in inspection.entries(self.path) if not p.name.startswith(".") and p.is_dir()]
-        return [path for path in folders if _files_in(path)]
+        """Lists the class folders that hold files that may be photos, sorted by name; see `holds_files`."""
+        return [path for path in self._entries() if path.is_dir() and holds_files(path)]
+
+    def loose_files(self) -> list[Path]:
+        """Lists the files that lie beside the class folders, sorted by name."""
+        return [p for p in self._entries() if not p.is_dir() and not p.name.endswith(_WAITS)]
+
+    def _entries(self) -> list[Path]:
+        return [path for path in inspection.entries(self.path) if not is_ignored(path)]
 
     def note(self) -> Note | None:
         """Returns the note on photos whose teaching has begun but not ended; None if there is none.
@@ -172,23 +186,28 @@ class InboxFolder:
 
     def put_back(self, note: Note) -> None:
         """Puts the photos of a note back where they came from."""
-        self._move_all(note, self.path / note.folder)
+        self._move_all(note, self.path, note.folder.name)
         self._forget(note)
 
     def put_away(self, note: Note) -> None:
         """Moves the photos of a note to where the owner wants them, or deletes them."""
         if self.taught:
-            self._move_all(note, self.taught / note.class_name)
+            self._move_all(note, self.taught, note.class_name)
         else:
             for path in self._being_taught(note):
                 storage.remove_file(path)
         self._forget(note)
         self.forget_reason(self.path / note.folder)
 
+    def taught_folder(self, class_name: str) -> Path | None:
+        """Returns the folder for a class's taught photos; None if they are deleted."""
+        folders = folders_for(self.taught, class_name) if self.taught else ()
+        return next(filter(Path.is_dir, folders), folders[0] if folders else None)
+
     def reason(self, folder: Path) -> Reason | None:
         """Returns why a folder's photos wait; None if they do not wait, or have changed since."""
         try:
-            found = Reason.model_validate_json(inspection.read_regular(_reason_file(folder)))
+            found = Reason.model_validate_json(inspection.read_regular(reason_file(folder)))
         except (ValidationError, OSError):
             return None
         return found if found.photos in (None, fingerprint(folder)) else None
@@ -196,7 +215,7 @@ class InboxFolder:
     def seconds_since_reason(self, folder: Path, now: float) -> float | None:
         """Returns the seconds since the reason was written; None if there is none, or the clock went back."""
         with suppress(OSError):
-            seconds = now - _reason_file(folder).stat().st_mtime
+            seconds = now - reason_file(folder).stat().st_mtime
             return seconds if seconds >= 0 else None
         return None
 
@@ -206,46 +225,39 @@ class InboxFolder:
         Raises:
             LwmEdgeError: The disk does not allow it.
         """
-        storage.write_file(_reason_file(folder), reason.model_dump_json(indent=1).encode() + b"\n")
+        storage.write_file(reason_file(folder), reason.model_dump_json(indent=1).encode() + b"\n")
 
     def forget_reason(self, folder: Path) -> None:
         """Removes the reason beside a class folder, if lwm-edge wrote it."""
-        path = _reason_file(folder)
-        with suppress(ValidationError, OSError):
-            Reason.model_validate_json(inspection.read_regular(path))
-            storage.remove_file(path)
+        _remove_reason(reason_file(folder))
 
     def forget_old_reasons(self) -> None:
         """Removes the reasons beside folders that are empty or gone."""
+        current = {reason_file(folder) for folder in self.class_folders()}
         for path in inspection.entries(self.path):
-            folder = path.with_name(path.name.removesuffix(_WAITS))
-            if path.name.endswith(_WAITS) and not (folder.is_dir() and _files_in(folder)):
-                self.forget_reason(folder)
+            if path.name.endswith(_WAITS) and path not in current:
+                _remove_reason(path)
 
     def was_taught(self, photo: Photo, class_name: str) -> bool:
-        """Returns whether the class's taught photos include a file of this name and content.
+        """Returns whether the class's taught photos include this one, under a name that it would get there.
 
         Some tools deliver a file twice.
         """
-        if self.taught is None:
-            return False
-        path = self.taught / class_name / photo.path.name
-        with suppress(PhotosError):
-            return inspection.is_regular_file(path) and file_digest(path) == photo.digest
-        return False
+        folder, names = self.taught_folder(class_name), names_for(photo.path, photo.digest)
+        return folder is not None and any(is_copy(folder / name, photo.digest) for name in names)
 
     def _being_taught(self, note: Note) -> list[Path]:
         folder = self.batch / note.folder
         return inspection.entries(folder) if folder.is_dir() else []
 
-    def _move_all(self, note: Note, target: Path) -> None:
+    def _move_all(self, note: Note, parent: Path, name: str) -> None:
         paths = self._being_taught(note)
         if not paths:
             return
-        storage.make_folder(target)
+        target = make_folder_for_photos(parent, name)
         with locks.folder_lock(target):  # because two inboxes may share the folder for taught photos
             for path in paths:
-                _move_beside_others(path, target)
+                move_beside_others(path, target)
         durability.sync_folder(target)
         durability.sync_folder(self.batch / note.folder)
 
@@ -254,65 +266,21 @@ class InboxFolder:
         storage.remove_file(self.path / _WORK / _NOTE)
 
 
-def signature(folder: Path) -> Signature:
-    """Describes the files in a folder, including hidden ones, because some tools first copy to a hidden file.
-
-    The folder's own permissions count too. When an owner allows photos to be moved out of the folder, only
-    these permissions change.
-
-    Raises:
-        HomeError: The folder cannot be read.
-    """
-    with inspection.explained("read", folder):
-        found = [(".", 0, _permissions(folder.stat()), 0, 0)]
-    for path in inspection.entries(folder):
-        with suppress(OSError):  # the file has just been moved away, which changes the next signature
-            status = path.lstat()
-            times = status.st_mtime_ns, status.st_ctime_ns
-            found.append((path.name, status.st_size, _permissions(status), *times))
-    return tuple(found)
-
-
-def _permissions(status: os.stat_result) -> str:
-    return f"{status.st_mode:o} {status.st_uid} {status.st_gid}"
-
-
-def fingerprint(folder: Path) -> str:
-    """Returns a digest of a folder's signature, without the ctimes, which change when files are moved."""
-    with suppress(HomeError):
-        seen = signature(folder)
-        lines = [f"{name!a} {size} {allowed} {changed}" for name, size, allowed, changed, _ in seen]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return hashlib.sha256().hexdigest()
-
-
 def noted(photos: tuple[Photo, ...]) -> tuple[NotedPhoto, ...]:
     """Returns photos in the form in which a note lists them."""
     return tuple(NotedPhoto(name=Path(photo.path.name), digest=photo.digest) for photo in photos)
 
 
-def _move_beside_others(path: Path, folder: Path) -> None:
-    """Moves a photo into a folder; renames it if its name is taken, or deletes it if it is a copy."""
-    target = folder / path.name
-    if inspection.is_regular_file(target):
-        digest = file_digest(path)
-        with suppress(PhotosError):
-            if file_digest(target) == digest:  # it was copied before an interruption, or given twice
-                storage.remove_file(path)
-                return
-        target = target.with_name(f"{path.stem}-{digest[:12]}{path.suffix}")
-        if inspection.is_regular_file(target):
-            storage.remove_file(path)
-            return
-    storage.move_file(path, target)
+def reason_file(folder: Path) -> Path:
+    """Returns the file that says why the photos of a class folder wait."""
+    name, encoded = folder.name, os.fsencode(folder.name)
+    if len(encoded) > _LONGEST_NAME:
+        name = safe_name(name, hashlib.sha256(encoded).hexdigest())
+    return folder.with_name(f"{name}{_WAITS}")
 
 
-def _reason_file(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}{_WAITS}")
-
-
-def _files_in(folder: Path) -> list[Path]:
-    """Lists the files of a class folder that may be photos; none if the folder cannot be read."""
-    with suppress(OSError):
-        return photo_files(folder)
-    return []
+def _remove_reason(path: Path) -> None:
+    """Removes a file that says why photos wait, if lwm-edge wrote it."""
+    with suppress(ValidationError, OSError):
+        Reason.model_validate_json(inspection.read_regular(path))
+        storage.remove_file(path)

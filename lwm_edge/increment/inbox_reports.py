@@ -41,7 +41,7 @@ class WaitingClass(Report):
         class_name: Name of the class folder.
         state: State of the folder: `arriving` while it changes, `collecting` while it has too few photos,
             `waiting` if the photos wait for the owner or for the next try.
-        photos: Number of files.
+        photos: Number of files; if all are in sub-folders, the number of those.
         reason: Reason why the photos wait, in words.
     """
 
@@ -59,7 +59,8 @@ class InboxReport(Report):
         inbox: Path of the inbox.
         taught: Classes that were taught, in the order of teaching.
         waiting: Photos that the model has not learnt from, class by class.
-        notes: Sentences that say what was done with photos whose teaching had been interrupted.
+        notes: Sentences that say what was done with photos whose teaching had been interrupted, and which
+            files lie beside the class folders.
     """
 
     home: AnyNamePath

@@ -11,14 +11,15 @@ from ..errors import ConfigError, LwmEdgeError, PhotosError, ResourceError, shor
 from ..home.home import Home
 from ..learning.config import IncrementConfig
 from ..model.manifest import Manifest
-from ..photos.class_names import class_name_of, fold_class_name
 from ..photos.folders import usable_photos
 from ..photos.listing import LISTED
 from ..photos.photo_set import Photo
 from ..records import ProgressCallback, printable
 from .add import add_classes, add_photos
-from .inbox_folder import InboxFolder, Note, Reason, fingerprint, noted
+from .inbox_folder import InboxFolder, Note, Reason, noted
 from .inbox_record import latest_receipt, manifest_of, was_learnt
+from .inbox_signature import fingerprint
+from .inbox_wording import class_name_in, question
 from .plan import memory_limit
 from .reports import IncrementReport
 
@@ -90,7 +91,17 @@ class Teaching:
         return f"at least {self.config.min_photos} usable photos are needed, but {are_there} {count}"
 
     def usable(self, path: Path) -> Usable:
-        """Finds a class folder's usable photos, and says why its other files cannot be used."""
+        """Finds a class folder's usable photos, and says why its other files cannot be used.
+
+        Raises:
+            PhotosError: The class folder is a link, so its photos are not the inbox's to move or delete.
+            LwmEdgeError: The home or the photos cannot be read here.
+        """
+        if path.is_symlink():
+            raise PhotosError(
+                f"{printable(path)} is a link to another folder, from which no photo is taken; "
+                "replace the link with a folder, and copy the photos into it"
+            )
         manifest = manifest_of(self.home)
         limit, _ = memory_limit(self.config)
         photos, problems = usable_photos(path, manifest.preprocessing, limit)
@@ -99,11 +110,11 @@ class Teaching:
             name = printable(Path(photo.path.name))
             if photo.path.is_symlink():
                 problems += (f"{name} is a link",)
-            elif self.folder.was_taught(photo, _class_name(path, manifest)):
+            elif self.folder.was_taught(photo, class_name_in(path, manifest)):
                 problems += (f"{name} was used to teach before: the same file is in {self.folder.taught}",)
             else:
                 usable.append(photo)
-        return Usable(tuple(usable), problems, manifest)
+        return Usable(tuple(usable), tuple(shortened(problems, LISTED)), manifest)
 
     def learn(self, path: Path, usable: Usable, tried: int) -> tuple[Note, IncrementReport]:
         """Takes photos out of their folder and learns from them.
@@ -122,7 +133,7 @@ class Teaching:
             raise PhotosError(self.too_few(len(usable.photos)), usable.problems)
         self.recover()  # photos may be left from an earlier try; `take` would replace the note on them
         manifest = usable.manifest
-        name = _class_name(path, manifest)
+        name = class_name_in(path, manifest)
         note = Note(
             home=self.home.path,
             change="add-photos" if name in manifest.class_names else "add-classes",
@@ -173,7 +184,7 @@ class Teaching:
             return learnt
         path = self.folder.path / note.folder
         if learnt is None:  # without this question, the photos would be used again once they are back
-            self.folder.write_reason(path, _question(note))
+            self.folder.write_reason(path, question(note))
         self.folder.put_back(note)
         if error is None and learnt is not None:  # photos that crash the process must not be tried for ever
             interrupted = ResourceError(
@@ -213,25 +224,3 @@ class Teaching:
         )
         with suppress(LwmEdgeError):
             self.folder.write_reason(path, reason)
-
-
-def _question(note: Note) -> Reason:
-    """Asks the owner whether the model has learnt from a note's photos; these wait for the answer."""
-    names = [printable(photo.name) for photo in note.photos]
-    return Reason(
-        reason="teaching was interrupted, and it is not clear whether the model has learnt from these "
-        "photos, because the home was changed in the meantime: check with lwm-edge info --history, take away "
-        f"those that it has learnt from, and remove {printable(note.folder)}.waits.json",
-        problems=tuple(shortened(names, LISTED, "more photos")),
-        tried=note.tried + 1,
-        final=True,
-        try_again="take away the photos that the model has learnt from, and remove this file",
-        photos=None,
-    )
-
-
-def _class_name(folder: Path, manifest: Manifest) -> str:
-    """Returns the name of a folder's class, spelt as in the model if the model knows the class."""
-    name = class_name_of(folder)
-    known = {fold_class_name(name): name for name in manifest.class_names}
-    return known.get(fold_class_name(name), name)

@@ -16,12 +16,15 @@ from ..errors import (
     PhotosError,
     StoppedError,
     TrustError,
+    shortened,
 )
-from ..photos.listing import photo_files
+from ..photos.listing import NAMED, files_below, list_one_level
 from ..records import printable
-from .inbox_folder import InboxFolder, Note, Reason, Signature, signature
+from .inbox_folder import InboxFolder, Note, Reason
 from .inbox_reports import InboxReport, State, TaughtClass, WaitingClass
+from .inbox_signature import Signature, signature
 from .inbox_teaching import PAUSES, Teaching
+from .inbox_wording import in_owners_words
 from .reports import IncrementReport
 
 _ABOUT_THE_HOME = (BundleError, BusyError, HomeError, StoppedError, TrustError)
@@ -59,7 +62,7 @@ class Watcher:
         """Teaches the model the classes whose folders are ready, and says why the others wait.
 
         Args:
-            notes: Notes for the report.
+            notes: Notes for the report, before those on files that lie beside the class folders.
         """
         taught: list[TaughtClass] = []
         waiting: list[WaitingClass] = []
@@ -74,8 +77,17 @@ class Watcher:
             inbox=self.folder.path,
             taught=tuple(taught),
             waiting=tuple(waiting),
-            notes=notes,
+            notes=(*notes, *self._on_loose_files()),
         )
+
+    def _on_loose_files(self) -> Iterator[str]:
+        """Yields a note on files that lie beside the class folders, if there are any."""
+        if names := [printable(Path(path.name)) for path in self.folder.loose_files()]:
+            yield (
+                "these files lie beside the class folders, so the model learns nothing from them: "
+                f"{', '.join(shortened(names, NAMED))}; move them into a folder named after their class, "
+                f"such as {printable(self.folder.path / 'CLASS')}"
+            )
 
     def _left_in(self, path: Path, found: TaughtClass | WaitingClass) -> Iterator[WaitingClass]:
         """Yields a report on photos that wait in a class folder, even if others in it were just used."""
@@ -93,8 +105,9 @@ class Watcher:
         reason = self.folder.reason(path)
         if reason and not self._is_due(path, reason):
             return _waiting(path, "waiting", _in_words(reason))
-        least = self.teaching.config.min_photos
-        if (count := len(photo_files(path))) < least and not reason:
+        least, listed = self.teaching.config.min_photos, list_one_level(path)
+        has_problems = listed.problems or path.is_symlink()
+        if (count := len(listed.files)) < least and not reason and not has_problems:
             return _waiting(path, "collecting", self.teaching.too_few(count))
         tried = reason.tried if reason else 0
         try:
@@ -105,16 +118,17 @@ class Watcher:
         except LwmEdgeError as error:
             if isinstance(error, _ABOUT_THE_HOME) and not isinstance(error, CapacityError):
                 raise
-            self.teaching.write_refusal(path, error, tried)
+            refusal = in_owners_words(error, path, self.folder, self.teaching.home)
+            self.teaching.write_refusal(path, refusal, tried)
             written = self.folder.reason(path)  # may be a question that `Teaching` asks the owner
-            return _waiting(path, "waiting", _in_words(written) if written else str(error))
+            return _waiting(path, "waiting", _in_words(written) if written else str(refusal))
         self.folder.put_away(note)
         if usable.problems:
             why = "the model has learnt from the other photos, but not from these"
             some = PhotosError(why, usable.problems)
             self.teaching.write_reason(path, some, tried=1, final=True)
         self.seen.pop(path)
-        return _taught(note, receipt, self.folder.taught)
+        return _taught(note, receipt, self.folder.taught_folder(note.class_name))
 
     def _is_due(self, path: Path, reason: Reason) -> bool:
         """Returns whether it is time to try photos again that the model could not learn from before."""
@@ -125,21 +139,18 @@ class Watcher:
 
 
 def _waiting(path: Path, state: State, reason: str) -> WaitingClass:
-    try:
-        photos = len(photo_files(path))
-    except OSError:
-        photos = 0
-    return WaitingClass(class_name=printable(Path(path.name)), state=state, photos=photos, reason=reason)
+    photos = list_one_level(path).files or files_below(path)
+    return WaitingClass(class_name=printable(Path(path.name)), state=state, photos=len(photos), reason=reason)
 
 
-def _taught(note: Note, receipt: IncrementReport, taught: Path | None) -> TaughtClass:
+def _taught(note: Note, receipt: IncrementReport, moved_to: Path | None) -> TaughtClass:
     return TaughtClass(
         class_name=note.class_name,
         change=note.change,
         photos=len(note.photos),
         right=sum(judged.right for judged in receipt.judged),
         judged=sum(judged.photos for judged in receipt.judged),
-        moved_to=taught / note.class_name if taught else None,
+        moved_to=moved_to,
         model_digest=receipt.model_digest,
         warnings=receipt.warnings,
     )

@@ -24,7 +24,8 @@ _LEFT_BY_MACHINES = {
 }  # in lower case
 _PARTS_OF_A_DATA_SET = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _ONE_CLASS_EACH = "one sub-folder per class"
-_NAMED_SUB_FOLDERS = 5
+NAMED = 5
+"""Largest number of files or folders that are named in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,13 @@ def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bo
 
 
 def list_one_level(folder: Path) -> ClassFolder:
-    """Lists a class folder whose sub-folders do not count; each of them is reported as a problem."""
+    """Lists a class folder whose sub-folders do not count; each that has files is reported as a problem."""
     try:
         entries = _kept_entries(folder)
         problems = [
-            f"{printable_text(p.name)} is a folder; put its photos beside it" for p in entries if p.is_dir()
+            f"{printable_text(p.name)} is a folder; put its photos beside it"
+            for p in entries
+            if p.is_dir() and holds_files(p)
         ]
         return ClassFolder(utf8_name(folder.name), folder, tuple(photo_files(folder)), tuple(problems))
     except OSError as error:
@@ -123,6 +126,12 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(_files_below(folder, folder, []))
 
 
+def holds_files(folder: Path) -> bool:
+    """Returns whether a folder or its sub-folders hold files, or cannot be read; see `files_below`."""
+    problems: list[str] = []
+    return any(True for _ in _files_below(folder, folder, problems)) or bool(problems)
+
+
 def photo_files(folder: Path) -> list[Path]:
     """Lists the files directly in a folder, sorted by name; ignores what `list_photos` ignores.
 
@@ -133,7 +142,12 @@ def photo_files(folder: Path) -> list[Path]:
 
 
 def _kept_entries(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not _is_ignored(path))
+    return sorted(path for path in folder.iterdir() if not is_ignored(path))
+
+
+def is_ignored(path: Path) -> bool:
+    """Returns whether a file or folder is hidden, or is one that systems leave behind, such as thumbs.db."""
+    return path.name.startswith(".") or path.name.casefold() in _LEFT_BY_MACHINES
 
 
 def printable_text(text: str) -> str:
@@ -146,7 +160,7 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     folders, files = list[Path](), list[Path]()
     try:
         for path in folder.iterdir():
-            if not _is_ignored(path):
+            if not is_ignored(path):
                 (folders if path.is_dir() else files).append(path)
     except FileNotFoundError:
         raise PhotosError(f"{folder} does not exist; give a folder with {_ONE_CLASS_EACH}") from None
@@ -157,10 +171,6 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     except OSError as error:
         raise PhotosError(f"{folder} cannot be read ({error.strerror}); check the path") from None
     return sorted(folders, key=class_name_of), sorted(files)
-
-
-def _is_ignored(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.casefold() in _LEFT_BY_MACHINES
 
 
 def _without_sub_folders(folder: Path, files: list[Path], may_be_named: bool) -> str:
@@ -189,7 +199,7 @@ def _refuse_parts_of_a_data_set(folder: Path, folders: list[Path]) -> None:
 def _only_folders(folder: Path) -> bool:
     """Returns whether a folder has sub-folders and no files."""
     try:
-        kinds = {path.is_dir() for path in folder.iterdir() if not _is_ignored(path)}
+        kinds = {path.is_dir() for path in folder.iterdir() if not is_ignored(path)}
     except OSError:
         return False
     return kinds == {True}
@@ -209,7 +219,7 @@ def _files_below(folder: Path, root: Path, problems: list[str]) -> Iterator[Path
         shown = printable_text(current.relative_to(root).as_posix())
         try:
             for path in current.iterdir():
-                if _is_ignored(path):
+                if is_ignored(path):
                     continue
                 if not path.is_dir():
                     yield path
@@ -227,5 +237,5 @@ def _sub_folders_of(found: ClassFolder) -> str | None:
     first = {path.relative_to(found.path).parts[0] for path in found.files if path.parent != found.path}
     if not first:
         return None
-    names = shortened([printable_text(name) for name in sorted(first)], _NAMED_SUB_FOLDERS)
+    names = shortened([printable_text(name) for name in sorted(first)], NAMED)
     return f"{printable_text(found.name)} includes the files in its sub-folders ({', '.join(names)})"

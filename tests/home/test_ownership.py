@@ -405,12 +405,13 @@ def test_only_the_modules_for_storage_change_what_is_on_disk() -> None:
         assert not uses_disk or module in ("inspection", "durability", "storage", "locks", "_disk"), module
 
 
-def test_only_four_modules_remove_files() -> None:
+def test_only_five_modules_remove_files() -> None:
     removing = {"remove_file", "remove_link", "remove_folder"}
     callers = {module for module, tree in _modules() for _, call in _calls(tree) if call in removing}
     # storage removes its own staged files; inbox_folder removes its notes and, if the owner says so, photos;
+    # inbox_moves removes a photo if the same one is already where it is to be moved;
     # saved_training removes a file only after reading it and recognising it as its own
-    assert callers == {"ownership", "saved_training", "storage", "inbox_folder"}
+    assert callers == {"ownership", "saved_training", "storage", "inbox_folder", "inbox_moves"}
 
 
 def test_only_what_a_user_names_is_written_through_links() -> None:
