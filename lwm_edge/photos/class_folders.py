@@ -26,7 +26,7 @@ def name_problems(
     for raw in names:
         name, folded = normalise_class_name(raw), fold_class_name(raw)
         if why := class_name_problem(name):
-            problems.append(f"{raw!r} cannot be a class name: it {why}")
+            problems.append(f"{raw!r} cannot be a class name: it {why}; choose another name")
         if folded in known:
             problems.append(
                 f"{printable_text(raw)}: the model already knows the class {known[folded]}; "

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..characters import without_joining
 from ..errors import PhotosError, shortened
 from ..records import utf8_name
 from .class_names import class_name_of, normalise_class_name
@@ -138,7 +139,7 @@ def _kept_entries(folder: Path) -> list[Path]:
 
 def printable_text(text: str) -> str:
     """Returns a name as it is shown to people: in ASCII, if it has characters that cannot be shown."""
-    return text if text.isprintable() else ascii(text)
+    return text if without_joining(text).isprintable() else ascii(text)
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:

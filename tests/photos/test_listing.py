@@ -113,7 +113,7 @@ def test_a_folder_with_only_photos_is_a_class_once_it_is_given_a_name(tmp_path: 
     )
     with pytest.raises(PhotosError) as caught:
         Read(tmp_path / "other", "a/b")
-    assert caught.value.problems == ("'a/b' cannot be a class name: it looks like a path",)
+    assert caught.value.problems == ("'a/b' cannot be a class name: it looks like a path; choose another name",)
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("Training", "VAL", "test"), ("train",)])
