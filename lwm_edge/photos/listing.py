@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,8 @@ _LEFT_BY_MACHINES = {
 }  # in lower case
 _PARTS_OF_A_DATA_SET = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _ONE_CLASS_EACH = "one sub-folder per class"
-_NAMED_SUB_FOLDERS = 5
+NAMED_SUB_FOLDERS = 5
+"""Largest number of sub-folders that are named."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,14 @@ class Listing:
         within: Whether a link to a photo must lead into the class's own folder; if not, it may lead anywhere
             in the parent of the class's folder.
         classes: Classes, sorted by name.
-        beside: Lines about files that belong to no class.
+        beside: Files that lie beside the class folders and belong to no class.
         sub_folder_notes: Lines about classes whose folders have sub-folders.
     """
 
     root: Path
     within: bool
     classes: tuple[ClassFolder, ...]
-    beside: tuple[str, ...]
+    beside: tuple[Path, ...]
     sub_folder_notes: tuple[str, ...]
 
     def shown(self, path: Path) -> str:
@@ -101,9 +102,8 @@ def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bo
         raise PhotosError(_without_sub_folders(folder, loose, may_be_named))
     _refuse_parts_of_a_data_set(folder, folders)
     classes = tuple(_class_folder(path, folder, utf8_name(path.name)) for path in folders)
-    beside = [f"{printable_text(p.name)} lies beside the class folders, so it has no class" for p in loose]
     notes = tuple(filter(None, map(_sub_folders_of, classes)))
-    return Listing(folder, False, classes, tuple(shortened(beside, LISTED, "more files")), notes)
+    return Listing(folder, False, classes, tuple(loose), notes)
 
 
 def list_one_level(folder: Path) -> ClassFolder:
@@ -225,8 +225,13 @@ def _files_below(folder: Path, root: Path, problems: list[str]) -> Iterator[Path
 
 def _sub_folders_of(found: ClassFolder) -> str | None:
     """Says which sub-folders a class includes; returns None if there are none."""
-    first = {path.relative_to(found.path).parts[0] for path in found.files if path.parent != found.path}
-    if not first:
+    if not (first := sub_folders(found, found.files)):
         return None
-    names = shortened([printable_text(name) for name in sorted(first)], _NAMED_SUB_FOLDERS)
+    names = shortened(first, NAMED_SUB_FOLDERS)
     return f"{printable_text(found.name)} includes the files in its sub-folders ({', '.join(names)})"
+
+
+def sub_folders(found: ClassFolder, files: Iterable[Path]) -> list[str]:
+    """Names the sub-folders of a class's folder in which some of its files are."""
+    first = {path.relative_to(found.path).parts[0] for path in files if path.parent != found.path}
+    return [printable_text(name) for name in sorted(first)]
