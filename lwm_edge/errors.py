@@ -31,6 +31,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from .wording import counted
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -156,9 +158,9 @@ class StoppedError(LwmEdgeError):
     exit_code = 130
 
 
-def shortened(lines: Sequence[str], listed: int, more: str = "more") -> list[str]:
+def shortened(lines: Sequence[str], listed: int, one: str = "more", many: str = "more") -> list[str]:
     """Returns the first `listed` lines and, if there are more, a line that says how many."""
-    rest = [f"and {len(lines) - listed} {more}"] if len(lines) > listed else []
+    rest = [f"and {counted(len(lines) - listed, one, many)}"] if len(lines) > listed else []
     return [*lines[:listed], *rest]
 
 

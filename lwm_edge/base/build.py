@@ -102,6 +102,7 @@ def _read_material(
         preprocessing,
         cache,
         min_photos=_MIN_PHOTOS,
+        is_new=lambda name: True,
         on_progress=ranks.reports_shares(on_progress),
         map_files=ranks.map if ranks.size > 1 else None,
     )

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .. import LwmEdgeError
+from ..characters import escaped
 
 _LISTED = 10
 _USUAL_WIDTH = 80
@@ -44,8 +45,7 @@ def note(text: str) -> None:
 
 def safe(text: str) -> str:
     """Escapes text, so that neither markup nor control characters, except newlines, affect the terminal."""
-    shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-    return escape("".join(shown))
+    return escape(escaped(text, kept="\n"))
 
 
 def percent(value: float | None) -> str:

@@ -253,7 +253,7 @@ def is_leftover(home: Path, path: Path) -> bool:
     """Returns whether a path beside the current model is ours; if so, the next change removes it."""
     parents = [path, *path.parents]
     folder = next((parent for parent in parents if parent.parent == home / GENERATIONS), None)
-    return is_generation(folder) if folder else _is_ours(path)
+    return is_generation(folder) if folder else path.parent == home and _is_ours(path)
 
 
 def _foreign(home: Path) -> Iterator[Path]:

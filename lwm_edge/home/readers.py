@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import PhotosError, shortened
+from ..errors import PhotosError
 from ..model.bundle import HISTOGRAM, open_bundle
 from ..model.classifier import Classifier, Prediction
 from ..model.custody_record import ChangeKind
@@ -24,6 +24,7 @@ from ..model.unknown import Calibration, calibrate, kept_by_class
 from ..photos.class_names import fold_class_name
 from ..photos.folders import PhotoFolder, read_photo_folder
 from ..photos.in_memory import AnyPhoto, photos_in
+from ..photos.left_out import left_out_lines
 from ..photos.listing import files_below
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..photos.preprocessing import Preprocessing
@@ -31,7 +32,6 @@ from ..records import AnyNamePath, AnyPath, ProgressCallback, Report, ignore_pro
 from .home import Home, home_or_bundle, open_home
 from .interrupted import InterruptedReport, interrupted_increment
 
-_LISTED_PROBLEMS = 20
 _PIXEL_CACHE_BYTES = 64 * 1024 * 1024
 
 
@@ -157,8 +157,8 @@ def predict(
     classifier = home.read(lambda generation: Classifier(generation.onnx))
     predictions = classifier.classify(given, top_k, keep=keep, on_progress=on_progress)
     if predictions and all(p.error for p in predictions):
-        problems = [f"{p.photo or 'a photo in memory'} {p.error}" for p in predictions]
-        raise PhotosError("none of the photos can be read", shortened(problems, _LISTED_PROBLEMS))
+        problems = [(p.photo or Path("a photo in memory"), p.error or "") for p in predictions]
+        raise PhotosError("none of the photos can be read", left_out_lines(problems, str))
     return PredictionReport(onnx=home.onnx, model_digest=classifier.model_digest, predictions=predictions)
 
 

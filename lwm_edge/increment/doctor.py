@@ -94,6 +94,7 @@ def check_photos(
             label_of=names.label_of,
             class_name=class_name,
             may_be_named=True,
+            is_new=names.is_new,
             on_progress=on_progress,
         )
         photos = PhotoSet([p for group in found.photos for p in group], model.manifest.preprocessing, cache)
@@ -125,6 +126,10 @@ class _Names:
     def __init__(self, known: Sequence[str]) -> None:
         self.all = list(known)
         self._labels = {fold_class_name(name): label for label, name in enumerate(known)}
+
+    def is_new(self, name: str) -> bool:
+        """Returns whether nothing has had this name so far."""
+        return fold_class_name(name) not in self._labels
 
     def label_of(self, name: str) -> int:
         """Returns the number of a class."""

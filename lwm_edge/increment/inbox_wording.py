@@ -48,7 +48,7 @@ def question(note: Note) -> Reason:
         reason="teaching was interrupted, and it is not clear whether the model has learnt from these "
         "photos, because the home was changed in the meantime: check with lwm-edge info --history, take away "
         f"those that it has learnt from, and remove {file}",
-        problems=tuple(shortened(names, LISTED, "more photos")),
+        problems=tuple(shortened(names, LISTED, "more photo", "more photos")),
         tried=note.tried + 1,
         final=True,
         try_again="take away the photos that the model has learnt from, and remove this file",

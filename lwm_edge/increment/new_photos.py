@@ -53,6 +53,7 @@ def read_photos(
         label_of=_labels_of_known(manifest) if more else None,
         class_name=config.class_name,
         may_be_named=True,
+        is_new=lambda name: not more,
         limit_bytes=limit,
         on_progress=on_progress,
     )

@@ -82,7 +82,7 @@ def _renamed(model: Bundle, row: int, name: str) -> Edited:
     if name == old:
         raise ConfigError(f"that class is already called {old}")
     if why := class_name_problem(name):
-        raise ConfigError(f"{name!r} cannot be a class name: it {why}")
+        raise ConfigError(f"{name!r} cannot be a class name: it {why}; choose another name")
     for other in others:
         if fold_class_name(other) == fold_class_name(name):
             raise ConfigError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import inspection
+from ..characters import escaped
 from ..errors import ConfigError
 from ..records import utf8_text
 
@@ -54,5 +55,5 @@ def _percent(share: float) -> str:
 
 def _name(text: str) -> Any:
     """Isolates text that somebody else chose: it cannot reverse the direction of the text around it."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in utf8_text(text))
+    shown = escaped(utf8_text(text))
     return require_jinja2().utils.markupsafe.Markup(f"<bdi>{html.escape(shown)}</bdi>")

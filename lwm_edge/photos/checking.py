@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from ..errors import PhotosError, shortened
 from .guard import GuardedFile, check_photo_file, ended_by_caller, wait_on
+from .left_out import LeftOut, left_out_lines
 from .listing import LISTED, ClassFolder, Listing
 from .opening import NeedsReaderError
 from .photo_set import Photo
@@ -114,20 +115,24 @@ class PhotoSorter:
         A photo that also turns up in a later class is returned here all the same; sorting the later class
         puts the photo into `contradictions`.
         """
-        photos, reasons = [], list(folder.problems)
+        photos, problems, duplicates = [], list[LeftOut](), list[LeftOut]()
         for path in folder.files:
             digest, problem, missing_reader = next(self.checked)
             if missing_reader:
                 self.unreadable.setdefault(missing_reader, []).append(self.listing.shown(path))
-            elif problem := problem or self._duplicate_problem(digest, path, folder):
-                reasons.append(f"{self.listing.shown(path)} {problem}")
+            elif problem:
+                problems.append((path, problem))
+            elif problem := self._duplicate_problem(digest, path, folder):
+                duplicates.append((path, problem))
             elif digest not in self.contradictions:
                 photos.append(Photo(path, label, digest))
-        return photos, reasons
+        return photos, left_out_lines([*problems, *duplicates], self.listing.shown, folder.problems)
 
     def general_notes(self) -> list[str]:
         """Returns lines about files left out for a reason that does not concern one class alone."""
-        contradictions = shortened(list(self.contradictions.values()), LISTED, "more such photos")
+        contradictions = shortened(
+            list(self.contradictions.values()), LISTED, "more such photo", "more such photos"
+        )
         hints = [
             (
                 f"1 {kind} photo, {files[0]}, cannot be read without another library: {how}"
@@ -137,7 +142,8 @@ class PhotoSorter:
             )
             for (kind, how), files in self.unreadable.items()
         ]
-        return [*hints, *self.listing.beside, *contradictions]
+        loose = [(path, "lies beside the class folders, so it has no class") for path in self.listing.beside]
+        return [*hints, *left_out_lines(loose, self.listing.shown), *contradictions]
 
     def _duplicate_problem(self, digest: str, path: Path, folder: ClassFolder) -> str:
         """Returns a problem if the class has the photo already; notes a contradiction if another does."""

@@ -1,12 +1,14 @@
-"""Checks the names of class folders, and gives each class its class_index."""
+"""Checks the names of class folders and where they are, and gives each class its class_index."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from ..errors import PhotosError, shortened
 from .class_names import class_name_problem, fold_class_name, normalise_class_name, shown_class_name
-from .listing import ClassFolder, printable_text
+from .left_out import has_photo_ending
+from .listing import NAMED, ClassFolder, Listing, printable_text, sub_folders
 
 
 def name_problems(
@@ -26,7 +28,7 @@ def name_problems(
     for raw in names:
         name, folded = normalise_class_name(raw), fold_class_name(raw)
         if why := class_name_problem(name):
-            problems.append(f"{raw!r} cannot be a class name: it {why}")
+            problems.append(f"{raw!r} cannot be a class name: it {why}; choose another name")
         if folded in known:
             problems.append(
                 f"{printable_text(raw)}: the model already knows the class {known[folded]}; "
@@ -85,3 +87,26 @@ def class_indices(
         else:
             indices[folder] = label
     return indices
+
+
+def refuse_one_level_too_high(listing: Listing, may_be_named: bool) -> None:
+    """Refuses a folder whose only class has no photos but folders of photos, such as an unpacked archive.
+
+    Raises:
+        PhotosError: The folder is probably one level too high; the message says what to give instead.
+    """
+    if len(listing.classes) != 1:
+        return
+    (only,) = listing.classes
+    photos = [path for path in only.files if has_photo_ending(path)]
+    if not photos or any(path.parent == only.path for path in photos):
+        return
+    names = shortened(sub_folders(only, photos), NAMED)
+    otherwise = "put its photos directly into its folder"
+    if may_be_named:
+        otherwise = f"pass {only.path} with --name {shlex.quote(only.class_name)}"
+    raise PhotosError(
+        f"{listing.root} seems to be one level too high: its only folder, {printable_text(only.name)}, has "
+        f"no photos but folders of photos ({', '.join(names)}); give {only.path}, or, if all of them show "
+        f"one class, {otherwise}"
+    )

@@ -7,17 +7,19 @@ import unicodedata
 from itertools import pairwise
 from pathlib import Path
 
+from ..characters import without_joining
 from ..records import utf8_name
 
 MAX_CLASS_NAME_BYTES = 64
 _BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 # Cn (unassigned) is not refused: a later version of Unicode may assign such a character, and whether a bundle
 # is valid must not depend on Python's version of Unicode.
-_REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+_REFUSED_CATEGORIES = {"Cc", "Co", "Zl", "Zp"}
 _WITHOUT_VARIANTS = {"Lu", "Ll", "Lt", "Zs"}  # after these characters, an invisible one has no use
-# Assigned characters that Unicode calls default ignorable, less those refused anyway, plus blank ones.
+# Assigned characters that Unicode calls default ignorable, less most of those that `text_problem` refuses,
+# plus blank ones. Tags are not among them, as they tell one flag from another.
 _INVISIBLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
 )
 # From https://www.unicode.org/Public/security/latest/confusables.txt: Cyrillic, Greek and Armenian
 # letters, hyphens.
@@ -66,8 +68,13 @@ def text_problem(text: str) -> str | None:
     """Says why a text cannot be shown as it is; returns None if it can."""
     if any(unicodedata.bidirectional(c) in _BIDIRECTIONAL for c in text):
         return "contains characters that change the text direction"
-    if any(unicodedata.category(c) in _REFUSED_CATEGORIES for c in text):
+    categories = {unicodedata.category(c) for c in without_joining(text)}
+    if "Cs" in categories:  # half a surrogate pair; Python also reads a byte that is not UTF-8 as one
+        return "is not UTF-8"
+    if categories & _REFUSED_CATEGORIES:
         return "contains control or private-use characters"
+    if "Cf" in categories:
+        return "contains invisible characters"
     return None
 
 

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import PhotosError
 from .guard import MAX_PIXELS, SMALLER, TooCostlyHereError, ended_by_caller, wait_on
 from .opening import KNOWN_FORMATS, open_photo
-from .pixels import Pixels, preprocess
+from .pixels import Pixels, UnknownRangeError, preprocess
 
 
 def decode(
@@ -49,6 +49,8 @@ def decode(
             raise PhotosError(f"is not a {KNOWN_FORMATS} image") from None
         except Image.DecompressionBombError:
             raise PhotosError(f"has more than {MAX_PIXELS // 1_000_000} megapixels; {SMALLER}") from None
+        except UnknownRangeError as error:
+            raise PhotosError(str(error)) from None
         except (PhotosError, TooCostlyHereError, MemoryError):
             raise
         except PermissionError:

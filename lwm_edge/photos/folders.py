@@ -7,12 +7,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from ..errors import PhotosError, shortened
+from ..errors import PhotosError
 from ..records import Progress, ProgressCallback, StepReporter, ignore_progress
 from ..wording import counted
 from .checking import CheckedFile, FileMapper, FileOfClass, PhotoSorter, check_file
-from .class_folders import advice_on_known_class, class_indices, name_problems
-from .listing import LISTED, ClassFolder, Listing, list_one_level, list_photos, printable_text
+from .class_folders import (
+    advice_on_known_class,
+    class_indices,
+    name_problems,
+    refuse_one_level_too_high,
+)
+from .listing import ClassFolder, Listing, list_one_level, list_photos, printable_text
 from .photo_set import Photo, PixelCache
 from .preprocessing import Preprocessing
 from .reading import read_photo
@@ -49,6 +54,7 @@ def read_photo_folder(
     wanted: Callable[[str], bool] = lambda name: True,
     class_name: str | None = None,
     may_be_named: bool = False,
+    is_new: Callable[[str], bool] = lambda name: False,
     limit_bytes: int | None = None,
     on_progress: ProgressCallback = ignore_progress,
     map_files: FileMapper | None = None,
@@ -70,6 +76,8 @@ def read_photo_folder(
         wanted: Function that is given a class name, and says whether its folder is read at all.
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
         may_be_named: Whether the user could have given `class_name`; if so, an error may say how.
+        is_new: Function that is given a class name, and says whether the class is new; if the only class is,
+            a folder that is one level too high is refused.
         limit_bytes: Limit on memory while a photo is read, as `read_photo` explains it.
         on_progress: Function that is called before and while each file is read, and at the end if there are
             notes.
@@ -81,6 +89,8 @@ def read_photo_folder(
         ResourceError: The limit leaves too little to decode even an ordinary photo.
     """
     listing = list_photos(folder, class_name, may_be_named=may_be_named)
+    if class_name is None and all(is_new(found.class_name) for found in listing.classes):
+        refuse_one_level_too_high(listing, may_be_named)
     listing, left_out = _without_unwanted(listing, wanted)
     problems = name_problems([found.name for found in listing.classes], known_classes, if_known)
     indices = class_indices(listing.classes, first_label, label_of, problems)
@@ -138,9 +148,8 @@ def _sort_photos(
     """
     sorted_classes = [(found, *sorter.sort_class(found, label)) for found, label in indices.items()]
     skipped, classes = sorter.general_notes(), list[tuple[Photo, ...]]()
-    for found, all_photos, why_not in sorted_classes:
+    for found, all_photos, reasons in sorted_classes:
         photos = tuple(photo for photo in all_photos if photo.digest not in sorter.contradictions)
-        reasons = shortened(why_not, LISTED, "more files")
         if len(photos) < min_photos:
             photos_found = counted(len(photos), "usable photo", "usable photos")
             count = f"{photos_found}; at least {counted(min_photos, 'is', 'are')} needed"

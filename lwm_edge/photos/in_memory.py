@@ -22,7 +22,7 @@ from PIL import Image
 from ..errors import ConfigError, PhotosError, first_line
 from ..records import AnyPath
 from .guard import MAX_FILE_BYTES, check_pixels, wait_on
-from .pixels import Pixels, preprocess
+from .pixels import MODES_WITHOUT_RANGE, Pixels, preprocess
 from .preprocessing import Preprocessing
 from .reading import read_photo
 
@@ -32,7 +32,6 @@ _ACCEPTED = (
     "RGBA [H, W, 4] or grey [H, W])"
 )
 _CHANNELS = (1, 3, 4)
-_MODES_WITHOUT_RANGE = ("F", "I")  # nobody can tell which of their values is white
 
 
 def prepare_photo(
@@ -102,7 +101,7 @@ def _kind(given: object) -> str:
 
 def _prepared(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     """Prepares a copy of an image, so that the caller's image stays as it is."""
-    if image.mode in _MODES_WITHOUT_RANGE:
+    if image.mode in MODES_WITHOUT_RANGE:
         raise ConfigError(f"this image has the mode {image.mode!r}; convert it to RGB or to 8-bit grey")
     if not all(image.size):
         raise PhotosError("has no pixels")

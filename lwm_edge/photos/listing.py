@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..characters import without_joining
 from ..errors import PhotosError, shortened
 from ..records import utf8_name
 from .class_names import class_name_of, normalise_class_name
@@ -59,14 +60,14 @@ class Listing:
         within: Whether a link to a photo must lead into the class's own folder; if not, it may lead anywhere
             in the parent of the class's folder.
         classes: Classes, sorted by name.
-        beside: Lines about files that belong to no class.
+        beside: Files that lie beside the class folders and belong to no class.
         sub_folder_notes: Lines about classes whose folders have sub-folders.
     """
 
     root: Path
     within: bool
     classes: tuple[ClassFolder, ...]
-    beside: tuple[str, ...]
+    beside: tuple[Path, ...]
     sub_folder_notes: tuple[str, ...]
 
     def shown(self, path: Path) -> str:
@@ -101,9 +102,8 @@ def list_photos(folder: Path, class_name: str | None = None, *, may_be_named: bo
         raise PhotosError(_without_sub_folders(folder, loose, may_be_named))
     _refuse_parts_of_a_data_set(folder, folders)
     classes = tuple(_class_folder(path, folder, utf8_name(path.name)) for path in folders)
-    beside = [f"{printable_text(p.name)} lies beside the class folders, so it has no class" for p in loose]
     notes = tuple(filter(None, map(_sub_folders_of, classes)))
-    return Listing(folder, False, classes, tuple(shortened(beside, LISTED, "more files")), notes)
+    return Listing(folder, False, classes, tuple(loose), notes)
 
 
 def list_one_level(folder: Path) -> ClassFolder:
@@ -152,7 +152,7 @@ def is_ignored(path: Path) -> bool:
 
 def printable_text(text: str) -> str:
     """Returns a name as it is shown to people: in ASCII, if it has characters that cannot be shown."""
-    return text if text.isprintable() else ascii(text)
+    return text if without_joining(text).isprintable() else ascii(text)
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -234,8 +234,13 @@ def _files_below(folder: Path, root: Path, problems: list[str]) -> Iterator[Path
 
 def _sub_folders_of(found: ClassFolder) -> str | None:
     """Says which sub-folders a class includes; returns None if there are none."""
-    first = {path.relative_to(found.path).parts[0] for path in found.files if path.parent != found.path}
-    if not first:
+    if not (first := sub_folders(found, found.files)):
         return None
-    names = shortened([printable_text(name) for name in sorted(first)], NAMED)
+    names = shortened(first, NAMED)
     return f"{printable_text(found.name)} includes the files in its sub-folders ({', '.join(names)})"
+
+
+def sub_folders(found: ClassFolder, files: Iterable[Path]) -> list[str]:
+    """Names the sub-folders of a class's folder in which some of its files are."""
+    first = {path.relative_to(found.path).parts[0] for path in files if path.parent != found.path}
+    return [printable_text(name) for name in sorted(first)]

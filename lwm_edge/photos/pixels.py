@@ -19,6 +19,8 @@ EXIF_BYTES = 16 * 1024  # enough for the orientation; parsing can take hundreds 
 _EXIF_CHARACTERS = 3 * EXIF_BYTES  # EXIF_BYTES as lines of hexadecimal digits
 _EXIF_AS_TEXT = "Raw profile type exif"  # in older PNG files
 _ORIENTATION = 0x0112  # number of the Exif tag
+MODES_WITHOUT_RANGE = ("F", "I")  # nobody can tell which of their values is white
+_BITS = 258  # number of the TIFF tag; Pillow passes on the values of 12 bits as if they were of 16
 _UPRIGHT_BY = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -28,6 +30,10 @@ _UPRIGHT_BY = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+class UnknownRangeError(ValueError):
+    """Signals that nobody can tell which of a photo's values are black and white."""
 
 
 def preprocess(image: Image.Image, image_size: int, resize_size: int) -> Pixels:
@@ -40,7 +46,17 @@ def preprocess(image: Image.Image, image_size: int, resize_size: int) -> Pixels:
 
     Returns:
         RGB [image_size, image_size, 3] uint8.
+
+    Raises:
+        UnknownRangeError: The photo may have any values, so it cannot be converted to 8 bits.
     """
+    bits = getattr(image, "tag_v2", {}).get(_BITS)
+    # older versions of Pillow open a PNG of 16-bit grey in mode I
+    if (image.mode in MODES_WITHOUT_RANGE and image.format != "PNG") or bits == (12,):
+        raise UnknownRangeError(
+            "has 12-bit, 32-bit, signed or floating-point values, so nobody can tell which of them is white; "
+            "save it as JPEG or PNG"
+        )
     side = resize_size * _COARSE
     image.draft("RGB", (side, side))  # a large JPEG is then decoded at a reduced size, no smaller than this
     image.load()

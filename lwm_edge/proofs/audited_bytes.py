@@ -91,7 +91,7 @@ def _unexplained(path: Path, home: Home) -> str:
     if is_leftover(home.path, path):
         hint = "unless a change is running now, an interrupted one left it, and the next change removes it"
     else:
-        hint = "lwm-edge did not make it and leaves it alone; move it out of the home"
+        hint = "it does not belong to this home, so lwm-edge leaves it alone; move it out"
     what = "a folder" if _is_folder(path) else counted(path.lstat().st_size, "byte", "bytes")
     return f"{relative} ({what}) is unexplained: {hint}"
 

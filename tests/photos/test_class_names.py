@@ -8,8 +8,19 @@ import pytest
 from hypothesis import given, settings
 from pydantic import ValidationError
 
+from lwm_edge.cli.terminal import safe
 from lwm_edge.photos.class_names import class_name_problem, fold_class_name, shown_class_name
+from lwm_edge.photos.listing import printable_text
 from tests.support.manifests import manifest, names
+
+JOINED = (
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",  # a family
+    "\u2764\ufe0f\u200d\U0001f525",  # a burning heart
+    "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",  # the flag of England
+    "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian
+    "\u09b0\u200d\u09cd\u09af\u09be\u09ac",  # Bengali
+    "\u0dc1\u0dca\u200d\u0dbb\u0dd3",  # Sinhala
+)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +38,7 @@ from tests.support.manifests import manifest, names
         "1\ufe0f\u20e3",
         "\u845b\U000e0100",
         "a\u0378b",
+        *JOINED,
     ],
 )
 def test_ordinary_names_are_fine(name):
@@ -52,11 +64,17 @@ def test_ordinary_names_are_fine(name):
         ("a\x7fb", "contains control or private-use characters"),
         ("a\x85b", "contains control or private-use characters"),
         ("a\u2028b", "contains control or private-use characters"),
-        ("Co\u200bat", "contains control or private-use characters"),  # zero-width space
-        ("Co\u200dat", "contains control or private-use characters"),  # zero-width joiner
-        ("\ufeffCoat", "contains control or private-use characters"),  # byte order mark
-        ("Co\u00adat", "contains control or private-use characters"),  # soft hyphen
-        ("a\ud800b", "contains control or private-use characters"),  # half a surrogate pair
+        ("Co\u200bat", "contains invisible characters"),  # zero-width space
+        ("Co\u200dat", "contains invisible characters"),  # zero-width joiner
+        ("\ufeffCoat", "contains invisible characters"),  # byte order mark
+        ("Co\u00adat", "contains invisible characters"),  # soft hyphen
+        ("a\ud800b", "is not UTF-8"),  # half a surrogate pair
+        ("caf\udce9", "is not UTF-8"),  # as Python reads a folder's name in Latin-1
+        ("\u0645\u06cc\u200c", "contains invisible characters"),  # a joiner at the end
+        ("\u200d\U0001f469", "contains invisible characters"),
+        ("\U0001f468\u200d\u200d\U0001f469", "contains invisible characters"),
+        ("\u0995\u200c\u0995", "contains invisible characters"),  # in Bengali, it belongs beside a virama
+        ("\U0001f3f4\U000e0061\U000e007f", "contains invisible characters"),  # tags of no known flag
         ("a\ue000b", "contains control or private-use characters"),  # private use
         ("a\u202eb", "contains characters that change the text direction"),
         ("a\u2066b", "contains characters that change the text direction"),
@@ -162,6 +180,21 @@ def test_names_that_can_be_told_apart(one, other):
 def test_look_alikes_among_letters_and_digits_and_in_armenian(name: str, twin: str) -> None:
     assert fold_class_name(name) != fold_class_name(twin)
     assert shown_class_name(name) == shown_class_name(twin)
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_a_joined_name_is_shown_as_it_is_and_passes_for_no_other(name: str) -> None:
+    assert safe(name) == printable_text(name) == name
+    assert shown_class_name(name.replace("\u200c", "").replace("\u200d", "")) == shown_class_name(name)
+    assert safe(f"\u200d{name}\u202e") == f"\\u200d{name}\\u202e"
+
+
+def test_flags_that_differ_by_tags_stay_apart() -> None:
+    flags = {
+        f"\U0001f3f4\U000e0067\U000e0062{tags}\U000e007f"
+        for tags in ("\U000e0065\U000e006e\U000e0067", "\U000e0073\U000e0063\U000e0074")
+    }
+    assert len({shown_class_name(flag) for flag in flags}) == 2
 
 
 def test_single_characters_stay_apart_for_models_that_read_text() -> None:

@@ -81,6 +81,18 @@ def test_the_preview_in_a_raw_photo_is_not_taken_for_the_photo(tmp_path: Path) -
         read_photo(tmp_path / "photo.dng", SIZE)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_a_tiff_of_values_without_a_known_range_is_refused(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.linspace(0, 1, 4096).reshape(64, 64).astype(kind)).save(tmp_path / "photo.tiff")
+    with pytest.raises(PhotosError, match="of them is white; save it as JPEG or PNG"):
+        read_photo(tmp_path / "photo.tiff", SIZE)
+
+
+def test_a_tiff_of_16_bit_grey_is_read(tmp_path: Path) -> None:
+    Image.fromarray(np.full((64, 64), 51_400, np.uint16)).save(tmp_path / "photo.tiff")
+    assert (read_photo(tmp_path / "photo.tiff", SIZE) == 200).all()
+
+
 @needs_writer_of("HEIF")
 @pytest.mark.parametrize(
     ("count", "line"),

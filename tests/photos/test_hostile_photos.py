@@ -269,7 +269,7 @@ def test_thousands_of_tiny_files_are_counted(tmp_path: Path) -> None:
     with memory_bound(64 * 2**20):
         found = _read(folder)
     assert len(found.photos[0]) == 5
-    assert len(found.skipped) == 21 and found.skipped[-1] == "and 2980 more files"
+    assert len(found.skipped) == 21 and found.skipped[-1] == "and 2,980 more files"
     assert published("| photos: tiny files in one folder | 3,000 | nothing |")
 
 

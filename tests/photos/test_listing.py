@@ -19,7 +19,9 @@ SIZE = Preprocessing(image_size=28, resize_size=28, mean=(0, 0, 0), std=(1, 1, 1
 class Read:
     """Reads a folder, and keeps the notes that were reported."""
 
-    def __init__(self, folder: Path, name: str | None = None, min_photos: int = 1) -> None:
+    def __init__(
+        self, folder: Path, name: str | None = None, min_photos: int = 1, is_new: bool = False
+    ) -> None:
         self.notes: list[str] = []
         self.found: PhotoFolder = read_photo_folder(
             folder,
@@ -28,6 +30,7 @@ class Read:
             min_photos=min_photos,
             class_name=name,
             may_be_named=True,
+            is_new=lambda _: is_new,
             on_progress=lambda progress: self.notes.extend(progress.notes),
         )
 
@@ -94,6 +97,34 @@ def test_files_beside_the_class_folders_are_reported(tmp_path: Path) -> None:
     )
 
 
+def test_files_of_other_kinds_hide_no_damaged_photo(tmp_path: Path) -> None:
+    put(tmp_path / "Bag", numbers=range(25))
+    for number in range(30):
+        for ending in ("AAE", "aae", "MOV"):
+            (tmp_path / "Bag" / f"IMG_{number}.{ending}").write_text("no photo")
+    for path in sorted((tmp_path / "Bag").glob("*.png"))[3:]:
+        shutil.copy(path, path.with_stem(f"{path.stem} copy"))
+    (tmp_path / "Bag" / "z.jpg").write_bytes(b"\xff\xd8 cut short")
+    for name in ("a.txt", "b.txt", "c.jpg"):
+        (tmp_path / name).write_text("loose")
+    read = Read(tmp_path)
+    assert read.found.skipped[:3] == (
+        "c.jpg lies beside the class folders, so it has no class",
+        "a.txt lies beside the class folders, so it has no class; the same is true of 1 more file that ends "
+        "in .txt",
+        "Bag/z.jpg is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image",
+    )
+    assert read.found.skipped[-1] == "and 93 more files"
+    for path in (tmp_path / "Bag").glob("* copy.png"):
+        path.unlink()
+    assert Read(tmp_path).found.skipped[3:] == (
+        "Bag/IMG_0.AAE is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image; the same is true of 59 more "
+        "files that end in .AAE",
+        "Bag/IMG_0.MOV is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image; the same is true of 29 more "
+        "files that end in .MOV",
+    )
+
+
 def test_a_folder_with_only_photos_is_a_class_once_it_is_given_a_name(tmp_path: Path) -> None:
     put(tmp_path / "mugs")
     put(tmp_path / "mugs" / "2024", numbers=(5,))
@@ -103,8 +134,8 @@ def test_a_folder_with_only_photos_is_a_class_once_it_is_given_a_name(tmp_path: 
     assert read.counts == {"Mug": 4}
     assert read.notes[0] == "Mug includes the files in its sub-folders (2024)"
     assert read.found.skipped == (
-        "mugs/again.png is a duplicate of mugs/000.png",
         "mugs/elsewhere.png is a link that leads out of the folder",
+        "mugs/again.png is a duplicate of mugs/000.png",
     )
     said = refusal(tmp_path / "other").message
     assert said.endswith(
@@ -113,7 +144,9 @@ def test_a_folder_with_only_photos_is_a_class_once_it_is_given_a_name(tmp_path: 
     )
     with pytest.raises(PhotosError) as caught:
         Read(tmp_path / "other", "a/b")
-    assert caught.value.problems == ("'a/b' cannot be a class name: it looks like a path",)
+    assert caught.value.problems == (
+        "'a/b' cannot be a class name: it looks like a path; choose another name",
+    )
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("Training", "VAL", "test"), ("train",)])
@@ -133,6 +166,25 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     shutil.move(put(tmp_path / "Train"), tmp_path / "t")
     shutil.move(tmp_path / "t", tmp_path / "Train" / "2024")
     assert Read(tmp_path).counts == {"Bus": 3, "Train": 3}
+
+
+def test_a_folder_one_level_too_high_is_refused_for_new_classes(tmp_path: Path) -> None:
+    put(tmp_path / "export" / "Bag")
+    put(tmp_path / "export" / "Ankle boot", "Dress")
+    (tmp_path / "export" / "read me.txt").write_text("thank you")
+    export = tmp_path / "export"
+    assert Read(tmp_path).counts == {"export": 6}  # the class of this name may be known
+    with pytest.raises(PhotosError) as caught:
+        Read(tmp_path, is_new=True)
+    assert caught.value.message == (
+        f"{tmp_path} seems to be one level too high: its only folder, export, has no photos but folders of "
+        f"photos (Ankle boot, Bag); give {export}, or, if all of them show one class, pass {export} with "
+        "--name export"
+    )
+    assert Read(export, is_new=True).counts == {"Ankle boot": 3, "Bag": 3}
+    assert Read(export, "export", is_new=True).counts == {"export": 6}
+    put(tmp_path / "export", "Pullover", (7,))
+    assert Read(tmp_path, is_new=True).counts == {"export": 7}
 
 
 def test_the_same_photo_in_two_classes_is_learnt_in_neither(tmp_path: Path) -> None:

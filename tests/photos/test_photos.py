@@ -365,7 +365,7 @@ def test_new_classes_that_look_just_like_others_are_refused(tmp_path):
     for name in ("Co\u034fat", "Bag", "\u0412ag"):
         (tmp_path / name).mkdir()
     invisible, *problems = refusal(tmp_path, known=("Coat",)).problems
-    assert invisible.endswith("cannot be a class name: it contains invisible characters")
+    assert invisible.endswith("cannot be a class name: it contains invisible characters; choose another name")
     assert "('Co\\u034fat') looks just like Coat ('Coat')" in problems[0]
     assert "('\\u0412ag') looks just like Bag ('Bag')" in problems[1]
 
@@ -436,7 +436,8 @@ def test_all_problems_are_reported_at_once(tmp_path):
     assert error.problems == (
         "Bag: the model already knows the class Bag; to add more photos of it, use lwm-edge add-photos; to "
         "teach it again, remove it (lwm-edge remove-class Bag) and add it with all its photos",
-        "'a\\x1b[2Jb' cannot be a class name: it contains control or private-use characters",
+        "'a\\x1b[2Jb' cannot be a class name: it contains control or private-use characters; choose "
+        "another name",
         "'coat' and 'Coat' are the same class name; merge the two folders",
         "Empty: 0 usable photos; at least 5 are needed",
         "Few: 2 usable photos; at least 5 are needed",

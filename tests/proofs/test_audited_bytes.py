@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def test_nothing_is_found_in_a_fresh_home(home: Home) -> None:
 def test_a_hidden_or_empty_folder_is_named(home: Home, hidden: str) -> None:
     (home.path / hidden).mkdir(parents=True)
     assert f"{Path(hidden).name} (a folder) is unexplained" in problems(home)
+
+
+def test_a_home_inside_the_home_is_not_said_to_be_removed_by_the_next_change(home: Home) -> None:
+    inner = home.path / "sub"
+    inner.mkdir()
+    (inner / "lock").touch()
+    (inner / "current").symlink_to("generations/00000000")
+    found = problems(home)
+    for name in ("sub", "sub/lock", "sub/current"):
+        assert re.search(rf"{name} \([^)]*\) is unexplained: it does not belong to this home", found)
+    assert "the next change removes it" not in found
 
 
 def test_a_link_out_of_the_home_is_named(home: Home, tmp_path: Path) -> None:
