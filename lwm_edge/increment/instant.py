@@ -174,8 +174,8 @@ def _solving_seconds(features: int) -> float:
     started = time.monotonic()
     np.linalg.solve(small, small)
     solving = time.monotonic() - started
-    # This had as many right-hand sides as unknowns, which takes four times as long as with a few. The head is
-    # solved twice, with a few each, so half of the time is enough.
+    # This solve has as many right-hand sides as unknowns, and takes four times as long as one with a few.
+    # Solving the head takes two with a few, so half of the measured time is enough.
     return solving * (features / _SMALL_MATRIX) ** 3 / 2
 
 

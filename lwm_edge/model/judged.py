@@ -60,5 +60,5 @@ def problem_with(known: Sequence[Judged], classes: int) -> str | None:
     if rows != sorted(set(rows)) or rows[-1:] >= [classes]:
         return "`judged` is not in ascending order, or has a figure for a class that does not exist"
     if any(judged.right > judged.photos for judged in known):
-        return "`judged` counts more recognised photos of a class than photos"
+        return "`judged` says of some class that more photos were recognised than were judged"
     return None
