@@ -52,7 +52,7 @@ def exclusive_lock(path: Path, *, wait: bool = False, busy: str | None = None) -
         is_new = not os.path.lexists(path)
         descriptor = _disk.open_lock(path)
     try:
-        if is_new:  # it must be durable first: other files count as this program's own only beside it
+        if is_new:  # it must be durable first: other files count as ours only if it is next to them
             sync_folder(path.parent)
         with explained("lock", path):
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

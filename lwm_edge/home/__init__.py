@@ -1,4 +1,5 @@
 """Manages the folder in which a device keeps its model: everything except learning.
 
-Reading a home loads no torch. This package imports `custody`, `model`, `photos` and the foundation.
+Reading a home loads no torch. This package imports `custody`, `model`, `photos` and the foundation (see
+`lwm_edge`).
 """

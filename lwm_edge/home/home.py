@@ -271,7 +271,7 @@ class Home:
             stale = [path for path in stale if not Generation(path).is_complete()]
         if stale:  # a killed writer may have switched the link, but not synced the switch
             durability.sync_folder(self.path)
-        for path in reversed(stale):  # newest first: an older one proves that a newer, half-made one is ours
+        for path in reversed(stale):  # newest first: a half-made one counts as ours while an older one exists
             ownership.remove_generation(path)
 
 

@@ -91,8 +91,8 @@ class MemoryUse:
             "teacher_networks": "Network and Backbone objects that the garbage collector finds, less the "
             "student",
             "images_alive": "arrays and tensors of shape [..., n, n, 3] or [..., 3, n, n], n >= "
-            f"{image_size}, that the garbage collector finds, less those there at the start, those being "
-            "compared, and the weights of networks",
+            f"{image_size}, that the garbage collector finds, less those there at the start, those used "
+            "to check the ONNX file, and the weights of networks",
         }
 
 

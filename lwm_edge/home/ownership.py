@@ -1,6 +1,6 @@
 """Tells which files and folders in a home were made by this program, which never removes any others.
 
-A folder's name alone proves nothing, since eight digits may stand for a date; its content must be ours too.
+A generation's name is eight digits, but so are some dates: its content must be ours too.
 Anything else in a home belongs to somebody else: it is left alone, every report on a change mentions it, and
 the audit fails because of it. Other modules remove nothing in a home except their own staged files; a test
 checks this.
@@ -250,7 +250,7 @@ def describe_foreign(home: Path, max_listed: int) -> tuple[str, ...]:
 
 
 def is_leftover(home: Path, path: Path) -> bool:
-    """Returns whether a path beside the current model is ours; if so, the next change removes it."""
+    """Returns whether an unexpected path in a home is a leftover of ours, which the next change removes."""
     parents = [path, *path.parents]
     folder = next((parent for parent in parents if parent.parent == home / GENERATIONS), None)
     return is_generation(folder) if folder else path.parent == home and _is_ours(path)

@@ -83,7 +83,7 @@ class InfoReport(Report):
         parent_digest: Digest of the model before the latest change; None if there was no change.
         ledger: Footprints of the latest changes and of making the home, and the maximum of all.
         unknown: Thresholds of the score for unknown objects.
-        kept_by_class: Number of photos that the default threshold keeps, and number of all photos, for each
+        kept_by_class: Number of photos that the default threshold keeps, and total number of photos, for each
             class that has enough photos to judge by.
         history: Latest changes, oldest first, as far back as the record goes.
         interrupted: Interrupted increment that can be continued; None if there is none.
@@ -163,7 +163,7 @@ def predict(
 
 
 def _in_folder(photo: AnyPhoto) -> list[AnyPhoto]:
-    """Lists the files in a folder and its sub-folders; what is not a folder's path is returned alone.
+    """Lists the files in a folder and its sub-folders, or just the photo if it is not a folder's path.
 
     Raises:
         PhotosError: There is no file in the folder.

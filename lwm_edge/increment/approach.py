@@ -76,7 +76,7 @@ def why_auto_stays_instant(parent: Bundle, config: IncrementConfig) -> str | Non
     if memory_limit(config)[0] < _LEAST_BYTES_FOR_TRAINING:
         return "training would need more memory than is allowed"
     if not can_estimate(parent.arrays(TOTAL)[TOTAL][: parent.manifest.shipped_classes]):
-        return "what training would cost the shipped classes cannot be estimated"
+        return "the accuracy that the shipped classes would lose by training cannot be estimated"
     return None
 
 
@@ -86,13 +86,13 @@ def instant_approach(approach: Approach, reason: str) -> Approach:
 
 
 def reason_before_learning(approach: Approach) -> str:
-    """Gives the reason for the recipe, while nobody knows yet whether what it trains will be kept."""
+    """Gives the reason for the recipe, before it is known whether a trained model will be kept."""
     kept = "; the trained model is kept only if it is clearly better than that of lda"
     return f"{approach.reason}{kept if approach.compares else ''}"
 
 
 def warn_about_drift(parent: Bundle, approach: Approach, photos: int) -> Iterator[str]:
-    """Warns if too few photos show how features move; statistics of known classes may then no longer fit."""
+    """Warns if the photos are too few to show how training moves the features of known classes."""
     features = count_features(parent)
     if approach.recipe.trains and approach.recipe.head == "solved" and not may_show_drift(photos, features):
         yield (

@@ -21,10 +21,10 @@ _NOT_BETTER = "as training did not make the model clearly better"
 def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, ComparisonReport | None]:
     """Keeps the student only if it is clearly better than a model whose network stayed as it was.
 
-    The student must recognise more of the held-back photos, by more than chance would explain: once it is
-    kept, later increments have no estimate for the shipped classes. The present estimate must not be lower,
-    and the gate must not refuse the student. If either model has no estimate, nothing shows that the training
-    did no harm, so the network stays as it was.
+    The student must recognise more of the held-back photos than the unchanged model, by more than chance
+    would explain, because keeping it has a price: later increments then have no estimate for the shipped
+    classes. Its own estimate for them must not be lower, and the gate must not refuse it. If either model has
+    no estimate, nothing shows that the training did no harm, so the network stays as it was.
 
     Returns:
         The task with the approach that was kept, what was learnt, and the comparison; None in its place if
@@ -76,7 +76,7 @@ def _accuracy(task: Task, learnt: Learnt) -> tuple[float, float | None]:
 
 
 def _recognises_clearly_more(task: Task, learnt: Learnt, untrained: Learnt) -> bool:
-    """Returns whether the student recognises more of the held-back photos than chance would explain."""
+    """Returns whether the student recognises clearly more held-back photos than the unchanged model."""
     labels = np.array(task.photos.held_back.labels)
     found, found_untrained = (of.held_back_logits.argmax(1) for of in (learnt, untrained))
     return is_clearly_better(found, found_untrained, labels)

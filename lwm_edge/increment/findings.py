@@ -51,7 +51,7 @@ class AlikeClasses(Report):
         class_name: Name of the class.
         other: Name of the class that its photos are taken for.
         taken: Number of its photos that are taken for the other class.
-        photos: Number of all its photos.
+        photos: Total number of its photos.
         is_known: Whether the model knows the other class, and the folder has no photos of it.
     """
 

@@ -1,6 +1,6 @@
-"""Keeps the files of an inbox: the photos that came, those in use, and the reasons why some wait.
+"""Keeps the files of an inbox: the photos that have arrived, those in use, and the reasons why some wait.
 
-    INBOX/CLASS/...                  photos that came
+    INBOX/CLASS/...                  photos that have arrived
     INBOX/CLASS.waits.json           the reason why the photos in CLASS wait; without it, they are tried again
                                      (if CLASS is too long for that, a part of it and a digest stand for it)
     INBOX/.lwm-edge/lock             a lock file; the one process that works on the inbox holds the lock
@@ -148,7 +148,7 @@ class InboxFolder:
         return [path for path in inspection.entries(self.path) if not is_ignored(path)]
 
     def note(self) -> Note | None:
-        """Returns the note on photos whose teaching has begun but not ended; None if there is none.
+        """Returns the note on the photos in use; None if there is none.
 
         Raises:
             HomeError: The note is damaged or cannot be read.
@@ -223,7 +223,7 @@ class InboxFolder:
         """Says, in a file beside a class folder, why its photos wait.
 
         Raises:
-            LwmEdgeError: The disk does not allow it.
+            LwmEdgeError: The file cannot be written.
         """
         storage.write_file(reason_file(folder), reason.model_dump_json(indent=1).encode() + b"\n")
 

@@ -61,7 +61,7 @@ class Teaching:
     isolate: bool
 
     def recover(self) -> tuple[str, ...]:
-        """Sorts out photos whose teaching was interrupted.
+        """Sorts out photos that were in use when teaching was interrupted.
 
         If the model has learnt from them, they are moved to the folder for taught photos, or deleted.
         Otherwise, they are put back into their class folder.
@@ -70,15 +70,15 @@ class Teaching:
             What was done, in sentences.
 
         Raises:
-            ConfigError: The photos were being used to teach another home.
+            ConfigError: The photos were in use for another home's model.
         """
         note = self.folder.note()
         if note is None:
             return ()
         if note.home != self.home.path:
             raise ConfigError(
-                f"teaching {note.class_name} from {self.folder.path} to another home was interrupted; run "
-                f"lwm-edge inbox with --home {note.home} first"
+                f"teaching {note.class_name} to another home's model, with photos from {self.folder.path}, "
+                f"was interrupted; run lwm-edge inbox with --home {note.home} first"
             )
         if self._resolve(note, None):
             done = "moved" if self.folder.taught else "deleted"
@@ -111,7 +111,7 @@ class Teaching:
             if photo.path.is_symlink():
                 problems += (f"{name} is a link",)
             elif self.folder.was_taught(photo, class_name_in(path, manifest)):
-                problems += (f"{name} was used to teach before: the same file is in {self.folder.taught}",)
+                problems += (f"{name} has been used for teaching: the same file is in {self.folder.taught}",)
             else:
                 usable.append(photo)
         return Usable(tuple(usable), tuple(shortened(problems, LISTED)), manifest)

@@ -100,7 +100,7 @@ class Watcher:
         """Teaches the model the class of a folder, or says why its photos wait."""
         found, since = self.seen[path]
         if time.monotonic() - since < self.quiet_seconds or signature(path) != found:
-            unchanged = f"watched for less than {self.quiet_seconds:.0f} s since the last change"
+            unchanged = f"the folder must stay unchanged for {self.quiet_seconds:.0f} s first"
             return _waiting(path, "arriving", unchanged)
         reason = self.folder.reason(path)
         if reason and not self._is_due(path, reason):
@@ -131,7 +131,7 @@ class Watcher:
         return _taught(note, receipt, self.folder.taught_folder(note.class_name))
 
     def _is_due(self, path: Path, reason: Reason) -> bool:
-        """Returns whether it is time to try photos again that the model could not learn from before."""
+        """Returns whether it is time to try again with photos that the model could not learn from before."""
         if reason.final or reason.tried >= len(PAUSES):
             return False
         passed = self.folder.seconds_since_reason(path, time.time())

@@ -174,8 +174,8 @@ def _solving_seconds(features: int) -> float:
     started = time.monotonic()
     np.linalg.solve(small, small)
     solving = time.monotonic() - started
-    # Solving for as many right-hand sides as unknowns takes four times as long as for a few. Half of
-    # this time is therefore enough to solve twice for a few.
+    # This solve has as many right-hand sides as unknowns, and takes four times as long as one with a few.
+    # Solving the head takes two with a few, so half of the measured time is enough.
     return solving * (features / _SMALL_MATRIX) ** 3 / 2
 
 
@@ -193,9 +193,9 @@ def require_solved_head(parent: Bundle) -> None:
     """
     if not is_solved(teachers_head(parent).weight, ClassStatistics.from_bundle(parent)):
         raise ConfigError(
-            "the last layer was trained, so it cannot be computed from the statistics, and more photos "
-            "change only the statistics; pass --solve-head to replace it, for all classes, with a layer that "
-            "is computed from them, or remove the class and add it again with all its photos"
+            "the last layer was trained, and more photos can change only one that is computed from the "
+            "statistics; pass --solve-head to replace it, for all classes, with such a layer, or remove the "
+            "classes that get more photos and add them again with all their photos"
         )
 
 

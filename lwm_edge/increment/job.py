@@ -11,7 +11,7 @@ from ..memory import rss_bytes
 from ..model.terms import Precision
 from ..records import report_nothing
 
-_FEWEST_BATCHES_TO_KEEP_MEMORY = 20  # with fewer, the trial step takes longer than keeping memory saves
+_FEWEST_BATCHES_TO_KEEP_MEMORY = 20  # with fewer, the trial step would take more time than it could save
 PROBED_IMAGES = 4  # images in the step that shows what each further image costs
 _PREFETCH = 1
 
@@ -37,7 +37,7 @@ class Candidate(NamedTuple):
 
     Attributes:
         strategy: Strategy of each step.
-        micro_batch_size: Number of images computed at once.
+        micro_batch_size: Number of images processed at once.
         prefetch: Number of batches read ahead.
     """
 
@@ -51,7 +51,7 @@ class Loaded(NamedTuple):
 
     Attributes:
         held_bytes: Bytes that the loaded model takes; they are freed once it has run on the photos.
-        peak_bytes: Most bytes taken while the model was being loaded; loading the new model, to compare it,
+        peak_bytes: Most bytes taken while the model was being loaded; loading the new model, to check it,
             takes as many.
     """
 
@@ -80,7 +80,7 @@ class Job:
             photos; 0 if none of them is costly.
         bundle_bytes: Length of the bundle.
         generation_bytes: Total length of the model's files in the home.
-        images_at_once: Most images that are worth computing at once; None if more are always faster.
+        images_at_once: Most images that are worth processing at once; None if more are always faster.
         loaded: Memory that the model takes in ONNX Runtime; None if torch runs the model.
         elapsed_seconds: Seconds from the command's start to now.
         ending_seconds: Seconds from the last photo to the command's end, as predicted.
@@ -136,7 +136,7 @@ def candidates(job: Job, config: IncrementConfig, precision: Precision = "float3
 
 
 def batchings(job: Job, config: IncrementConfig) -> Iterator[tuple[int, int]]:
-    """Lists pairs: how many images to compute at once, and how many batches to read ahead.
+    """Lists pairs: how many images to process at once, and how many batches to read ahead.
 
     With the last pair, none are read ahead.
     """

@@ -118,7 +118,7 @@ def warn_about_unknown(kept: Mapping[str, tuple[int, int]], new: Sequence[str]) 
     """Warns of each new class with many photos that would be called unknown.
 
     Args:
-        kept: For each class, the number of photos that would not be called unknown, and the number of all
+        kept: For each class, the number of photos that would not be called unknown, and the total number of
             photos.
         new: Names of the new classes.
     """

@@ -106,6 +106,6 @@ def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:
     if len(new_classes) > free:
         raise CapacityError(
             f"{counted(len(new_classes), 'new class does', 'new classes do')} not fit: the model knows "
-            f"{len(manifest.class_names)} of at most {manifest.capacity}, so {free} more fit; remove "
-            "classes first (lwm-edge remove-class), or ask the vendor for a base of larger capacity"
+            f"{len(manifest.class_names)} of at most {manifest.capacity}, so there is room for {free} more; "
+            "remove classes first (lwm-edge remove-class), or ask the vendor for a base of larger capacity"
         )

@@ -19,9 +19,9 @@ MARGIN = 1.05  # factor for memory that the allocator and the libraries' buffers
 _MARGIN_KEEPING_MEMORY = 1.15  # the same factor, if freed memory is kept
 _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
 _REPLANNING_MARGIN = 1.02  # factor for a limit that an error names, as the next plan may need a little more
-_LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that solving and exporting read for the first time
-# The same figure for when the head is solved. It includes the pages for reading photos and running the model,
-# and what ONNX Runtime keeps of a freed model. The pages are given back before the new model is exported.
+_LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that exporting and writing read for the first time
+# The same for solving the head, with the pages for reading photos and running the model, and what ONNX
+# Runtime keeps of a freed model. All library pages are given back before the new model is exported.
 _LIBRARY_BYTES_WHEN_SOLVING = 20 * 2**20
 
 USUAL_STEPS = 3  # trial steps: one that loads libraries, one with one image, and one with several
@@ -66,7 +66,7 @@ class Predictor:
     Args:
         job: Increment that is planned.
         config: Settings of the increment.
-        limit: Bytes that the increment may take; see `predict` for the steps that are then not tried.
+        limit: Bytes that the increment may take; `predict` says what is not tried because of it.
     """
 
     def __init__(self, job: Job, config: IncrementConfig, limit: int) -> None:
@@ -83,10 +83,14 @@ class Predictor:
         return None
 
     def predict(self, candidate: Candidate) -> Prediction | None:
-        """Predicts what a candidate takes; returns None if it is not tried, or if a GPU has no memory for it.
+        """Predicts what a candidate takes; returns None if it is not tried.
 
         A candidate that keeps freed memory is tried only if it is certain to stay within the limit. One
         that recomputes is always tried. Any other is tried unless it is certain to exceed the limit.
+        If a GPU has no memory for a candidate that keeps freed memory, the result is None as well.
+
+        Raises:
+            ResourceError: A GPU has too little memory for a step with one image.
         """
         if candidate.strategy.keeps_freed_memory:
             return self._predict_keeping_memory(candidate)
@@ -181,7 +185,7 @@ def _measure_step(job: Job, images: int, strategy: Strategy) -> tuple[int, float
 
 
 def _overhead_bytes(job: Job, config: IncrementConfig, prefetch: int) -> int:
-    """Returns the bytes needed in addition to a step's and a photo's: batches and observations."""
+    """Returns the bytes that batches and observations take, besides those for a step and reading a photo."""
     return (1 + prefetch) * config.batch_size * job.photo_bytes + job.observed_bytes
 
 
@@ -197,7 +201,7 @@ def minimum_bytes(job: Job) -> int:
 
 def _writing_bytes(job: Job) -> int:
     """Returns the bytes needed once the networks have run, to solve the head and write the model."""
-    if job.loaded is None:  # after training, `follow_drift` needs more copies
+    if job.loaded is None:  # after training, `follow_drift` needs more arrays than solving does
         numbers = (6 * job.features + 5 * job.photos) * job.features
         if job.compares:  # another model is solved, and both are kept until one is chosen
             numbers += (4 * job.features + 2 * (job.photos + job.held_back)) * job.features

@@ -84,7 +84,7 @@ def replies_from(process: subprocess.Popen[bytes], kind: type[Reply]) -> Iterato
 
 
 def serve(kind: type[Job], do: Callable[[Job, Callable[[BaseModel], None]], None]) -> None:
-    """Reads the job in the started process, does it, and sends the replies or the error.
+    """Runs in the started process: reads the job, does it, and sends the replies or the error.
 
     Args:
         kind: Class of the job.

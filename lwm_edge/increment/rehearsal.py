@@ -85,7 +85,8 @@ def describe_job(
         bundle_bytes=m.bundle_bytes,
         generation_bytes=generation_bytes,
         elapsed_seconds=timer.seconds(),
-        ending_seconds=timer.parts()[START],  # about as long: another process starts, to export and commit
+        # the end takes about as long as the start: another process starts, to export and commit
+        ending_seconds=timer.parts()[START],
     )
 
 

@@ -93,8 +93,8 @@ def _removed(model: Bundle, row: int) -> Edited:
     remains = [
         f"what the {counted(round(photos), 'photo', 'photos')} of {name}, {share} of all photos, added to "
         "the covariance",
-        "its influence on how the last layer and the score for unknown objects see the other classes, until "
-        "a later add-classes, add-photos or merge solves both again",
+        "its influence on how the last layer and the score for unknown objects treat the other classes, "
+        "until a later add-classes, add-photos or merge computes both again",
         _NAME_REMAINS,
         *_network_remains(manifest, row, arrays),
     ]
@@ -145,8 +145,8 @@ def _exactly_removed(generation: Generation, model: Bundle, row: int) -> Edited:
     refused = f"{name} cannot be taken out exactly, so nothing is changed"
     if row < manifest.shipped_classes:
         raise ConfigError(
-            f"{refused}: the vendor's network was trained on it, so only a base that was made without it has "
-            "never learnt it; pass --shipped and leave out --exact to remove its row and its statistics"
+            f"{refused}: the vendor's network was trained on it, so only a base that was made without it "
+            "would be free of it; pass --shipped and leave out --exact to remove its row and its statistics"
         )
     before = model_before(generation, model) if permits_undo(manifest) else None
     why_not = _why_not_exact(model, before, row) if before else _why_no_earlier_model(manifest)

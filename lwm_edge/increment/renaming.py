@@ -119,14 +119,15 @@ def _merged(model: Bundle, row: int, into: int) -> Edited:
     """Merges a class into another one, and solves the head again.
 
     Raises:
-        ConfigError: The head was trained, so it cannot be computed from the statistics.
+        ConfigError: The head was trained, not computed from the statistics.
     """
     manifest, arrays = model.manifest, model.arrays()
     statistics = ClassStatistics.from_arrays(arrays)
     if not is_solved(arrays[WEIGHT][: len(manifest.class_names)].astype(np.float64), statistics):
         raise ConfigError(
-            "the last layer was trained, so it cannot be computed from the statistics of the two classes; "
-            "first solve it, by adding classes with --recipe lda or photos with --solve-head; then merge them"
+            "the last layer was trained, and classes can be merged only in one that is computed from the "
+            "statistics; first replace it, by adding classes with --recipe lda or photos with --solve-head; "
+            "then merge the two classes"
         )
     merge_classes(statistics, row, into)
     arrays |= statistics.to_arrays()

@@ -25,11 +25,11 @@ class PlanReport(Report):
     """Says how much memory, time and disk space an increment will take on this device.
 
     Attributes:
-        micro_batch_size: Number of images computed at once.
+        micro_batch_size: Number of images processed at once.
         micro_batches_per_update: Number of micro-batches that make one optimiser update.
         prefetch: Number of batches read ahead.
         recompute: Whether trained blocks are computed again in the backward pass, to save memory.
-        keeps_freed_memory: Whether memory is spent to save time: that of freed tensors is kept for the next
+        keeps_freed_memory: Whether memory is spent to save time: freed tensors' memory is kept for the next
             step, and kernels are copied with their channels last.
         precision: Precision in which the networks' blocks train.
         checkpoints: Whether the training can be saved; if not, interrupted training starts over.
@@ -40,8 +40,8 @@ class PlanReport(Report):
         limit_bytes: Maximum memory that the learning process may take.
         limit_source: Origin of `limit_bytes`, in words.
         predicted_peak_rss_bytes: Peak memory that the learning process is predicted to take.
-        smallest_limit_bytes: Smallest limit with which the increment is certain to run, with room for reading
-            every photo, even if this plan reads none again.
+        smallest_limit_bytes: Smallest limit with which the increment is certain to run. It leaves room for
+            reading a photo, even if this plan reads none again.
         predicted_seconds: Time from the command's start to its end, as predicted.
         ending_seconds: Part of `predicted_seconds` after the last photo; None in plans of older versions.
         disk_bytes: Free disk space that the increment needs while it runs.
@@ -140,7 +140,7 @@ class Mistake(Report):
 
 
 class ComparisonReport(Report):
-    """Compares a trained network with an unchanged one; `auto` keeps it only if it is clearly better.
+    """Compares a trained network with an unchanged one; `auto` keeps the first only if it is clearly better.
 
     Attributes:
         kept: Network that was kept.

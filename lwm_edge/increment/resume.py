@@ -165,7 +165,7 @@ class SavedTraining:
         storage.write_file(self._path, save({**tensors, CHECKPOINT_HEADER: block}))
 
     def may_save(self) -> bool:
-        """Returns whether the path is free or holds a checkpoint; any other file is never overwritten."""
+        """Returns whether the path is free or holds a checkpoint; no other file is ever overwritten."""
         return not os.path.lexists(self._path) or ownership.is_checkpoint(self._path)
 
     def forget(self) -> None:

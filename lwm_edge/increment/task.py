@@ -90,7 +90,7 @@ def set_up(
         from .instant import require_solved_head
 
         require_solved_head(parent)
-    # Memory freed after a photo is kept for the next, unless the limit is tight: kept memory counts as used.
+    # Memory that one photo frees is kept for the next, unless the limit is tight: kept memory counts as used.
     with freed_memory_kept(memory_limit(config)[0] - rss_bytes() > 2 * MAX_MEMORY_BYTES):
         photos = read_photos(folder, parent.manifest, config, on_progress, more)
     reading = max(0, peak_rss_bytes() - rss_bytes())
@@ -193,7 +193,7 @@ def _planned_or_instant(preparation: _Preparation, approach: Approach, *, contin
 
 
 def _still_fits(plan: PlanReport, photos: NewPhotos, config: IncrementConfig, limit: int) -> bool:
-    """Returns whether a stored plan still fits the photos in memory, the settings and the limit.
+    """Returns whether a stored plan still suits the settings, the limit and the photos that are in memory.
 
     A plan that keeps all photos has no room for reading one, so all of them must be in memory again.
     """

@@ -69,8 +69,8 @@ def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> NewJudg
     """Judges the new classes or, if there are none, the known ones that get more photos.
 
     Each photo is judged by a head that had not learnt from it. If nothing is trained, all photos of these
-    classes count, as the head can be solved with each of them left out in turn; otherwise, only the held-back
-    ones count.
+    classes count, as the head can be solved again without each fifth of them in turn; otherwise, only the
+    held-back ones count.
     """
     names, first_new = all_class_names(task), len(task.parent.manifest.class_names)
     unseen, labels = learnt.judge_unseen(report)

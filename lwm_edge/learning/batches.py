@@ -1,4 +1,4 @@
-"""Decides which photos each step learns from, and reads them ahead while earlier steps compute."""
+"""Decides which photos each step learns from, and reads them in advance while earlier steps run."""
 
 from __future__ import annotations
 

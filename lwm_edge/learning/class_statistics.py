@@ -215,7 +215,7 @@ class ClassStatistics:
 
         Args:
             classes: Number of classes, counted from class_index 0.
-            features: Features of the photos that `Discriminant.without` can leave out again [M, d].
+            features: Features of the photos that `Discriminant.without` can leave out [M, d].
             labels: class_index of each of these photos [M].
         """
         means, counts = self.means[:classes], self.counts[:classes]

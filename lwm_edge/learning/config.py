@@ -152,7 +152,7 @@ class IncrementConfig(Settings):
     chooses `lda` or `lwm-lda`; see `choose_recipe`.
     """
     instant: bool = False
-    """Whether to leave the network as it is, so that learning takes seconds."""
+    """Whether to leave the backbone as it is, so that learning takes seconds."""
     time_budget_seconds: float = Field(default=180.0, gt=0, allow_inf_nan=False)
     """Longest time in seconds that the whole increment may take if `auto` is to train the network.
 

@@ -1,4 +1,4 @@
-"""Computes fewer images at once if the GPU has no memory for more."""
+"""Processes fewer images at once if the GPU has no memory for more."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ NEAR = 0.1
 
 It is a share of the mean squared distance between two photos of a class.
 In each class of Grocery and Caltech-101, at most 20% of the photos are closer than this to an earlier photo.
-When one photo was copied 14 times, each time saved, lit, shifted and cropped differently, at least half of
-the copies (Grocery) or nearly all of them (Caltech-101) were closer than this to an earlier one.
+When one photo was copied 14 times, each time with different compression, brightness, shift and crop, at least
+half of the copies (Grocery) or nearly all of them (Caltech-101) were closer than this to an earlier one.
 """
 
 _ROWS_AT_ONCE = 256
@@ -27,9 +27,9 @@ class NearCopies(NamedTuple):
 
     Attributes:
         copies: Number of photos that are nearly the same as an earlier one.
-        different: Number of photos that differ: a photo counts unless it is nearly the same as an earlier one
-            that counts. In a video that shows an object from all sides, nearly every frame is nearly the
-            same as the one before, and yet many frames may differ.
+        different: Number of photos that are left without near-copies: in order, each photo is kept unless it
+            is nearly the same as one kept before. In a video that shows an object from all sides, nearly
+            every frame is nearly the same as the one before, and yet many frames may differ.
     """
 
     copies: int

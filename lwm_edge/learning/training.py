@@ -71,7 +71,7 @@ def train_increment(
         teacher: Network M_{t-1}.
         photos: Photos of the new classes.
         config: Settings of the increment.
-        recipe: Recipe, which sets beta, gamma and the learning rates, and which parameters are trained.
+        recipe: Recipe; it sets beta, gamma and the learning rates, and says which parameters are trained.
         classification: Kind of L_C.
         pace: Pace at which to work through the batches.
         on_progress: Function that is called after every update and, before the first one, while the frozen

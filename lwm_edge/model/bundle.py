@@ -5,9 +5,9 @@ Tensors, where d is the number of values that the head reads (see `network`):
 - `backbone.*`, `head.weight` [capacity, d] and `head.bias` [capacity]: the network.
 - `statistics.*`: what remains of the photos; see `learning.class_statistics`.
 - `measured.right` and `measured.total` [capacity], `measured.confusions` [32, 3] (class_index, predicted
-  class_index, number of photos): the vendor's accuracy on photos that the network never saw; 0 if it was
-  not measured or is outdated. `measured.right_solved` [capacity] is the same count for the head that a
-  device solves from the statistics; the two can differ only if the base ships with a trained head.
+  class_index, number of photos): the vendor's counts on photos that the network never saw; 0 if there are
+  none or they are outdated. `measured.right_solved` [capacity] is like `measured.right`, for the head that a
+  device computes from the statistics; the two can differ only if the base ships with a trained head.
 - `unknown.axes.*`, `unknown.damping.*` and `unknown.centres.*`: the score for unknown objects, made from the
   statistics by `learning.unknown` on 64 axes; `unknown.histogram` [capacity, 128]: the score's calibration
   (see `model.unknown`), 0 if there is none.

@@ -125,8 +125,8 @@ def is_clearly_better(
 
     Their accuracy, a mean over classes, must be higher. There is a second condition about the n photos for
     which only one of the two predictions is right. By chance, each would be right for half of these photos,
-    with a standard deviation of half the square root of n. The better predictions must be right for more
-    than that half, by over two standard deviations.
+    with a standard deviation of half the square root of n. The number for which the better predictions
+    are right must exceed that half by over two standard deviations.
 
     Args:
         predictions: Predicted class_index of each photo [M].

@@ -58,7 +58,7 @@ def problem_with(known: Sequence[Judged], classes: int) -> str | None:
     """Says why figures cannot be right in a model with this many classes; None if they can be."""
     rows = [judged.class_index for judged in known]
     if rows != sorted(set(rows)) or rows[-1:] >= [classes]:
-        return "judged is not in ascending order, or has a figure for a class that does not exist"
+        return "`judged` is not in ascending order, or has a figure for a class that does not exist"
     if any(judged.right > judged.photos for judged in known):
-        return "judged has a class for which more photos were recognised than were judged"
+        return "`judged` says of some class that more photos were recognised than were judged"
     return None

@@ -26,7 +26,7 @@ from .network import Network
 def load_network(bundle: Bundle) -> Network:
     """Loads the classifier of a bundle file, in eval mode.
 
-    Its tensors are pages of the mapped file: the kernel may drop them, and nothing may write to them. If
+    Its tensors are mapped from the file: the kernel may drop their pages, and nothing may write to them. If
     `safetensors` reads the file instead of mapping it, the network's `mapped` is empty.
 
     Raises:

@@ -39,7 +39,7 @@ class Levels(Record):
 
     Attributes:
         blocks: Indices of the blocks in `Network.blocks`, ascending.
-        grid: Number of cells per side; each output is averaged over grid x grid cells.
+        grid: Number of cells per side; a block's output is averaged in each of grid x grid cells.
         values: Number of values that the head reads from these blocks in total.
     """
 
@@ -89,7 +89,7 @@ class Manifest(Record):
         tensors_digest: SHA-256 over all tensors but the manifest.
         parent_digest: Digest of the model before the latest change.
         increment_count: Number of changes since the vendor shipped the bundle.
-        ledger: Ledger of what making the home and each later change cost; see `ledger`.
+        ledger: Ledger of the cost of making the home and of each later change; see `ledger`.
         judged: Records of how often classes were recognised when this device learnt them, ascending by
             class_index.
         custody: Record of the changes and signatures from the shipped base to this model; None until the base
@@ -148,15 +148,15 @@ class Manifest(Record):
             raise ValueError("shipped_classes <= number of class_names <= capacity does not hold")
         renamed = [shipped.class_index for shipped in self.renamed]
         if renamed != sorted({index for index in renamed if index < self.shipped_classes}):
-            raise ValueError("renamed is not in ascending order, or lists a class that was not shipped")
+            raise ValueError("`renamed` is not in ascending order, or lists a class that was not shipped")
         if renamed and not self.increment_count:
-            raise ValueError("renamed lists a class, but nothing has been changed yet")
+            raise ValueError("`renamed` lists a class, but nothing has been changed yet")
         if any(self.class_names[shipped.class_index] == shipped.name for shipped in self.renamed):
-            raise ValueError("renamed lists a class that has the vendor's name")
+            raise ValueError("`renamed` lists a class that has the vendor's name")
         if problem := problem_with(self.judged, len(self.class_names)):
             raise ValueError(problem)
         if self.judged and not self.increment_count:
-            raise ValueError("judged has figures, but nothing has been changed yet")
+            raise ValueError("`judged` has figures, but nothing has been changed yet")
         return self
 
     @property
@@ -213,8 +213,8 @@ def decode(block: bytes, where: str) -> Manifest:
         where: Name of the file, for errors.
 
     Raises:
-        BundleError: The block is not JSON, has another schema version, breaks a rule of the format, does not
-            match its own length or digest, or hides something.
+        BundleError: The block is not JSON, has another schema version, breaks a rule of the format, has the
+            wrong length, does not match the model's digest, or hides something.
     """
     text = decode_text(block)
     padding = block[len(text) :]

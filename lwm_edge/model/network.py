@@ -46,7 +46,7 @@ class Network(nn.Module):
 
     Attributes:
         frozen_blocks: Number of blocks at the start that teacher and student share; `stem` runs them.
-        mapped: Tensors that are pages of a file, to which nothing writes.
+        mapped: Tensors that are mapped from a file; nothing may write to them.
         recompute: Whether the activations of each trained block are computed again in the backward pass, to
             save memory.
         precision: Precision in which the blocks compute; everything after them is float32 in any case. See

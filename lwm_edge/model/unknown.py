@@ -140,7 +140,7 @@ def kept_by_class(
         share: Share of known photos that the threshold keeps.
 
     Returns:
-        Number of photos that are kept and number of all photos, by the name of the class; empty if there is
+        Number of photos that are kept and total number of photos, by the name of the class; empty if there is
         no common threshold.
     """
     score = lowest_kept(histogram, share)

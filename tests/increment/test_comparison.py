@@ -234,7 +234,8 @@ def test_nothing_is_trained_if_nobody_could_tell_what_it_costs(
     report = _add(unmeasured, photos)
     assert report.recipe == "lda" and report.comparison is None and not report.plan.trains
     assert report.recipe_reason == (
-        "what training would cost the shipped classes cannot be estimated, so the network stays as it is"
+        "the accuracy that the shipped classes would lose by training cannot be estimated, so the network "
+        "stays as it is"
     )
 
 

@@ -423,7 +423,7 @@ def test_a_photo_that_was_learnt_before_is_not_learnt_again(home: Home, inbox: P
     teach(home, inbox, taught)
     arrive(inbox, "Bag", "Bag")  # like a tool that delivers files again once they are gone
     (left,) = teach(home, inbox, taught).waiting
-    assert "was used to teach before" in left.reason and counts(home)["Bag"] == 8
+    assert "has been used for teaching" in left.reason and counts(home)["Bag"] == 8
     arrive(inbox, "Bag", "Bag", range(20, 26))
     assert teach(home, inbox, taught).taught[0].photos == 6 and counts(home)["Bag"] == 14
 

@@ -202,7 +202,7 @@ def test_a_removal_says_what_remains_of_the_class(home: Home, make_photos: Photo
     added, shipped = remove_class(home, "Bag"), remove_class(home, "Coat", shipped=True)
     assert np.array_equal(home.open_bundle().arrays(COVARIANCE)[COVARIANCE], covariance)
     assert added.remains[0] == "what the 8 photos of Bag, 1.3% of all photos, added to the covariance"
-    assert "see the other classes, until a later" in added.remains[1]
+    assert "treat the other classes, until a later" in added.remains[1]
     assert "its name, in the record" in added.remains[2] and len(added.remains) == 3
     assert shipped.remains[-1] == "what the network was trained to see in it"
 

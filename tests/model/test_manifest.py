@@ -73,7 +73,7 @@ def test_impossible_levels_are_refused(change: dict[str, Any]) -> None:
         ([{"class_index": 2, "name": "Hat"}], "in ascending order, or lists a class that was not shipped"),
         ([{"class_index": 1, "name": "Hat"}, {"class_index": 0, "name": "Cap"}], "not in ascending order"),
         ([{"class_index": 0, "name": "Hat"}] * 2, "not in ascending order"),
-        ([{"class_index": 0, "name": "Coat"}], "renamed lists a class that has the vendor's name"),
+        ([{"class_index": 0, "name": "Coat"}], "`renamed` lists a class that has the vendor's name"),
         ([{"class_index": 0, "name": "a/b"}], "looks like a path"),
     ],
 )
