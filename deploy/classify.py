@@ -99,7 +99,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_reduced_rgb(image: Image.Image, side: int) -> Image.Image:
-    """Converts a photo's middle to RGB, and shrinks it by a whole factor, never to a short side below `side`.
+    """Shrinks a photo's middle by an integer factor, never to a short side below `side`, and makes it RGB.
 
     It works strip by strip, so that a large photo is never copied as a whole.
     """

@@ -21,7 +21,7 @@ class EnoughError(Exception):
 def show(report: lwm_edge.InboxReport) -> None:
     """Prints which photos the model learnt from and which wait; called first and whenever there is news."""
     for done in report.taught:
-        print(f"Taught {done.class_name} with {done.photos} photos, now in {done.moved_to}")
+        print(f"Learnt {done.class_name} from {done.photos} photos, now in {done.moved_to}")
     for left in report.waiting:
         print(f"{left.class_name}: {left.state}. {left.reason}")
     if report.taught:

@@ -32,8 +32,8 @@ storage, outputs, locks, memory, freed_memory, processors, _cgroups, _disk, _str
 model, then custody and learning, home and base, increment, proofs, pages, cli.
 
 Most functions are named with a verb, settings end in `Config`, and frozen reports end in `Report`. Errors
-that callers should handle are `LwmEdgeError`s (see `errors`). The command line calls these functions and
-prints what they return.
+that callers should handle are `LwmEdgeError`s (see `errors`). The command line calls the functions
+that this package exports, and prints what they return.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from .cli import started  # noqa: F401 - imported first, to note the time before
 from .cli.interruption import handle_requests_to_stop, ignore_requests_to_stop
 from .processors import thread_settings
 
-_OBJECTS_BETWEEN_COLLECTIONS = 100_000  # high, as modules that a command loads later are not garbage
+_OBJECTS_BETWEEN_COLLECTIONS = 100_000  # high, so that loading more modules seldom triggers a collection
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ except ImportError:  # Windows
 _FEATURES = {
     "file locks": fcntl is not None,
     "symbolic links": hasattr(os, "symlink"),
-    "syncs of folders": hasattr(os, "O_DIRECTORY"),
-    "owners of files": hasattr(os, "fchown"),
+    "folder syncing": hasattr(os, "O_DIRECTORY"),
+    "file ownership": hasattr(os, "fchown"),
 }
 
 

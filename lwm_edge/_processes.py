@@ -59,7 +59,7 @@ def start_process(
 
 def lower_priority() -> None:
     """Makes this process, and any that it starts, give way to others that want the processor or the disk."""
-    # a system without priorities, or a sandbox that hides them
+    # Errors are ignored: the system may have no priorities, or a sandbox may hide them.
     with suppress(OSError, AttributeError, psutil.Error):
         os.nice(max(0, _LOW_PRIORITY - os.nice(0)))
         psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
@@ -90,8 +90,8 @@ def _python() -> str:
     if getattr(sys, "frozen", False) or not any(python in name for python in ("python", "pypy")):
         raise ConfigError(
             f"sys.executable is {executable!r}, which is not a Python interpreter, so no process can be "
-            "started with it; set sys.executable to a Python that has lwm_edge before the call, or pass "
-            "isolate=False to add_classes"
+            "started with it; before the call, set sys.executable to a Python that has lwm_edge installed "
+            "(to add classes without another process, pass isolate=False)"
         )
     return executable
 

@@ -1,4 +1,4 @@
-"""Keeps a command going when standard output or standard error cannot be written.
+"""Keeps a command going when standard output or standard error cannot be written to.
 
 Without this, a command that has already changed the model would fail if its report could not be printed, and
 whoever reads the exit code would make the change again.

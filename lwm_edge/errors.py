@@ -12,7 +12,7 @@
     ├── ExportError              7   the ONNX file cannot be made or used
     │   └── ParityError          7   the ONNX file does not compute what the network computes
     ├── TrustError               8   a key, a signature or a chain of custody does not verify
-    ├── PeerError                1   another of the processes that make a base failed, and said why
+    ├── PeerError                1   another process failed while making the same base, and said why
     ├── BusyError               75   another process is working on the home or the inbox; try again
     └── StoppedError           130   the job was stopped on request (143: by SIGTERM)
 
@@ -143,7 +143,7 @@ class TrustError(LwmEdgeError):
 
 
 class PeerError(LwmEdgeError):
-    """Another of the processes that make a base failed; it says why, so this one has nothing to add."""
+    """Another process failed while making the same base; it says why, so this one has nothing to add."""
 
 
 class BusyError(LwmEdgeError):
@@ -286,7 +286,7 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def noting_errors(callback: Callable[..., object], noted: list[Exception]) -> Callable[..., None]:
-    """Wraps a callback so that its errors are noted in a list, and can be told from all others."""
+    """Wraps a callback so that its errors are noted in a list, and can be told apart from all others."""
 
     def noting(*given: object) -> None:
         """Calls the callback, and notes the error if it raises one."""

@@ -53,7 +53,7 @@ class Record(BaseModel):
 class Settings(Record):
     """Holds settings, and refuses those that cannot be used.
 
-    One ConfigError lists every setting that is wrong by itself. If each is right by itself, the error names
+    One ConfigError lists every setting that is wrong on its own. If each is right on its own, the error names
     the first settings that do not fit together.
 
     The text below each field is its description, which the command line's help shows.
@@ -63,12 +63,12 @@ class Settings(Record):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_number_is_a_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses what pydantic would let pass: a truth value as a number, or a number as a truth value."""
-        is_truth_value = "bool" in str(cls.model_fields[str(info.field_name)].annotation)
-        if isinstance(value, bool) and not is_truth_value:
+    def _no_number_is_a_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses what pydantic would let pass: a Boolean as a number, or a number as a Boolean."""
+        is_boolean = "bool" in str(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and not is_boolean:
             raise ValueError("true and false have no meaning here")
-        if isinstance(value, int | float) and not isinstance(value, bool) and is_truth_value:
+        if isinstance(value, int | float) and not isinstance(value, bool) and is_boolean:
             raise ValueError("give true or false")
         return value
 
@@ -181,8 +181,8 @@ def plain_json(text: bytes, *, indent: int | None = None) -> Any:
 def require_as_written(record: BaseModel, text: bytes) -> None:
     """Refuses the JSON that a record was read from, unless the record would be written exactly like that.
 
-    The JSON must have no spaces outside strings. It may lack fields that have a default, as a later release
-    may have added them.
+    The JSON must have no spaces outside strings. It may lack fields that have a default, as an earlier
+    release may not have had them yet.
 
     Raises:
         ValueError: The text could hide something, either in a way that `plain_json` refuses, or in the order

@@ -134,4 +134,4 @@ def test_an_app_with_only_onnxruntime_loads_the_new_model(
 def test_an_inbox_is_watched(home: Home, tmp_path: Path) -> None:
     photo_folder(tmp_path / "inbox", {"Bag": "Bag"})
     printed = run("09_inbox.py", home.path, tmp_path / "inbox", tmp_path / "taught")
-    assert "Taught Bag with 8 photos" in printed and printed.splitlines()[-1].endswith("Bag")
+    assert "Learnt Bag from 8 photos" in printed and printed.splitlines()[-1].endswith("Bag")

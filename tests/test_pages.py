@@ -78,7 +78,7 @@ PRINTED = {  # text that shows that a block did what the page says
         "Merged Ankle boot into Handbag",
         "removed Handbag",
     ),
-    "deploy/README.md inbox-path": ("Taught Bag (new class)", "000.png", "added Bag"),
+    "deploy/README.md inbox-path": ("Learnt Bag (new class)", "000.png", "added Bag"),
     "deploy/README.md seeing-path": ("-: Coat", "In the top 5", "Page written"),
     "deploy/README.md unknown-path": (
         "300 of 6 classes",

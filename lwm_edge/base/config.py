@@ -45,8 +45,8 @@ class BundleConfig(Settings):
     permits: tuple[Permission, ...] = ()
     """Changes to permit: add-photos (to shipped classes), undo or other-devices (no command yet).
 
-    All other changes need no permission. The last one is for classes that other devices learnt. No command
-    takes such classes yet, so it permits what a later version may do.
+    All other changes need no permission. The permission other-devices is for classes that other devices
+    learnt. No command takes such classes yet, so it permits what a later version may do.
     """
 
     @field_validator("author", "license", "description")

@@ -124,7 +124,7 @@ def vendor_warnings(
     warnings = []
     if unseen is None:
         warnings.append(
-            "no photos were given that the network never saw, so its accuracy is not known, and devices "
+            "no unseen photos were given, so the network's accuracy on new photos is not known, and devices "
             "cannot estimate how much their models still know; pass such photos to pack with "
             "--unseen-photos, or let build-base hold some back"
         )

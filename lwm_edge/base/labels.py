@@ -16,7 +16,7 @@ from ..photos.class_names import class_name_problem, fold_class_name, normalise_
 
 _MAX_BYTES = 8 * 1024**2
 _CLEARLY_BETTER = 0.3  # smallest gain in the mean accuracy of the classes that are moved
-_DEVIATIONS = 4  # standard deviations of chance; two are too few, as the best of many orders is tested
+_DEVIATIONS = 4  # smallest gain over chance, in standard deviations; as many orders are tried, 2 is too few
 _LISTED = 20
 
 
@@ -70,13 +70,13 @@ def match_folders(
     missing = [label for label in labels if fold_class_name(label) not in known] if all_needed else []
     problems = [f"{label} has no folder of photos" for label in missing]
     problems += [
-        f"the folder {name} is not one of these classes"
+        f"the folder {name} belongs to none of these classes"
         for name in found
         if fold_class_name(name) not in index
     ]
     if problems:
         raise ConfigError(
-            f"the folders in {folder} are not the classes of {where}", shortened(problems, _LISTED)
+            f"the folders in {folder} do not match the classes in {where}", shortened(problems, _LISTED)
         )
     return [index[fold_class_name(name)] for name in found]
 

@@ -3,10 +3,10 @@
 The features of photos that a network knows by heart are unlike those of any other photos, so their means and
 covariance do not describe the photos that a device will see. So there are three choices of photos for the
 class statistics: all photos, the unseen ones, and those given for the statistics (by default, the training
-photos). The default is all photos or, if the network knows its training photos by heart and there are enough
-unseen ones, means of the unseen photos alone. Another choice wins if it recognises the unseen photos better;
-each photo is judged by a head that is solved without it. In the same way, the head that is solved from the
-statistics ships in place of the trained head if it recognises the unseen photos better.
+photos). The choice to beat is all photos or, if the network knows its training photos by heart and there are
+enough unseen ones, means of the unseen photos alone. Another choice wins if it recognises the unseen photos
+better; each photo is judged by a head that is solved without it. In the same way, the head that is solved
+from the statistics ships in place of the trained head if it recognises the unseen photos better.
 
 Unless there are unseen photos of every class, there is no such choice: the statistics are made from the given
 photos, and the trained head ships. If there are no unseen photos at all, and none were given for the

@@ -205,10 +205,10 @@ def joined() -> Iterator[Ranks]:
     except BaseException as error:
         if not _is_first_failure(store):
             _let_the_first_failure_be_reported()
-            raise PeerError("another of the processes that make this base failed, and said why") from error
+            raise PeerError("another process failed while making this base, and said why") from error
         if isinstance(error, Exception) and _lost_a_peer(error):
             raise ResourceError(
-                "another of the processes that make this base ended without an error message, perhaps "
+                "another process ended without an error message while making this base, perhaps "
                 "because memory ran out; run the same command again, which continues any saved training"
             ) from error
         raise

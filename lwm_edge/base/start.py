@@ -114,7 +114,7 @@ def _assemble(
     config: BaseConfig | PackConfig,
     preprocessing: Preprocessing,
 ) -> Network:
-    """Turns a whole classifier into a network without classes, at full capacity."""
+    """Turns a whole classifier into a network that has no classes yet, but room for `capacity` of them."""
     backbone, head = take_apart(model, architecture, config.architecture)
     check_surgery(model, backbone, head, config.architecture)
     full_head = nn.Linear(head.in_features, config.capacity)

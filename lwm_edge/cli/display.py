@@ -77,7 +77,7 @@ def plan(report: PlanReport) -> None:
 
 def _for_what(report: PlanReport) -> str:
     more = report.smallest_limit_bytes > report.predicted_peak_rss_bytes
-    return ", including for reading the photos" if more else ""
+    return ", reading the photos included" if more else ""
 
 
 def _plan_of_training(report: PlanReport) -> dict[str, str]:
@@ -144,8 +144,12 @@ def _statistics(report: StatisticsReport) -> str:
         "given": "the photos that the network learnt from (or those given instead)",
         "varied": "varied copies of the photos, as the network knows the photos themselves by heart",
     }
-    tried = ", ".join(f"{way} {percent(accuracy)}" for way, accuracy in report.accuracy.items())
-    why = f" (on unseen photos: {tried})" if tried else ""
+    heads = {"trained": "trained head"}
+    tried = ", ".join(
+        f"{heads.get(way, f'head from {way} photos')} {percent(accuracy)}"
+        for way, accuracy in report.accuracy.items()
+    )
+    why = f" (accuracy on unseen photos: {tried})" if tried else ""
     return f"made from {photos[report.photos]}; the {report.head} head ships{why}"
 
 

@@ -92,7 +92,7 @@ def _growth(growth: OnnxGrowth | None, details: bool) -> dict[str, str]:
     if details and growth.explained:
         rows["  made up of"] = (
             f"{growth.head_bytes:,} bytes for rows in the last layer and the score for unknown objects, "
-            f"{growth.names_bytes:,} for names, {growth.framing_bytes:,} for larger sizes noted in the file"
+            f"{growth.names_bytes:,} for names, {growth.framing_bytes:,} for longer numbers and lengths"
         )
     return rows
 

@@ -96,7 +96,7 @@ def _print(report: InboxReport) -> None:
     for done in report.taught:
         kind = "new class" if done.change == "add-classes" else "more photos"
         terminal.print_rows(
-            f"Taught {done.class_name} ({kind})",
+            f"Learnt {done.class_name} ({kind})",
             {
                 "Photos": f"{done.photos}, now {f'in {done.moved_to}' if done.moved_to else 'deleted'}",
                 "Recognised": f"{done.right} of {done.judged}",

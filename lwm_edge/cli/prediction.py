@@ -74,7 +74,7 @@ def predict_command(
     If some photos cannot be read, the others are still classified, and the exit code is 9.
     """
     if (camera is None) == (not photos):
-        raise ConfigError("give photos, folders or -, or a camera with --camera, but not both")
+        raise ConfigError("give either photos (files, folders or -) or a camera (--camera), not both")
     opened = open_chosen_home(home)
     if camera is not None:
         _watch(opened, camera, every, frames, as_json, unknown=unknown, top_k=top, keep=keep)

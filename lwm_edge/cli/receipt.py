@@ -69,7 +69,7 @@ def _how_well(report: IncrementReport) -> str:
     if more := ranked[_LISTED:]:
         share = percent(_share(more[0]))
         lines.append(f"and {len(more)} more, each recognised in at least {share} of its photos")
-    source = "counted on photos that the model had not learnt from when it was judged"
+    source = "measured on photos that the model had not learnt from when it was judged"
     return "\n".join([*lines, f"{source}{left_out(report.skipped)}"])
 
 

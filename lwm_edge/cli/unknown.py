@@ -27,7 +27,7 @@ def calibrate_command(
 ) -> None:
     """Set the threshold of `predict --unknown`, from this device's own photos of known classes.
 
-    The model learns nothing. Give photos that it has not learnt from; it is too sure of those that it has.
+    The model learns nothing. Give photos that it has not learnt from; it is too sure of its training photos.
     """
     from .. import calibrate
 

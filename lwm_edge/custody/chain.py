@@ -70,8 +70,8 @@ def record_change(
     """Records the change from `parent` to `manifest`, signed if there is a device key.
 
     Args:
-        manifest: Manifest of the changed model, with its digests filled in. If it counts as many changes as
-            `parent`, it is returned unchanged.
+        manifest: Manifest of the changed model, with its digests filled in. If it has the same
+            number of changes as `parent`, it is returned unchanged.
         parent: Manifest of the model before the change.
         key: Private key of the device; None if it has no key.
         deed: Description of the change.
@@ -128,7 +128,9 @@ def _signature_problems(custody: Custody, vendor_key: str | None) -> list[str]:
         return ["the base is not signed"] if vendor_key else []
     problems = []
     if vendor_key and signature.key != vendor_key:
-        problems.append(f"the base is signed with the key {signature.key}, not with the trusted {vendor_key}")
+        problems.append(
+            f"the base is signed with the key {signature.key}, not with the trusted key {vendor_key}"
+        )
     if not signature_matches(signature, base_text(base)):
         problems.append(
             "the base's signature does not match its statement: the signature, its key or the statement was "
@@ -209,7 +211,9 @@ def _link_problems(link: Link, base: BaseStatement | None, device_key: str | Non
         return [f"{name} is not signed"] if device_key else []
     problems = []
     if device_key and signature.key != device_key:
-        problems.append(f"{name} is signed with the key {signature.key}, not with the trusted {device_key}")
+        problems.append(
+            f"{name} is signed with the key {signature.key}, not with the trusted key {device_key}"
+        )
     if not signature_matches(signature, _link_text(link, base)):
         problems.append(f"{name} has a signature that does not match: the change or signature was altered")
     return problems

@@ -1,8 +1,8 @@
 """Computes a block's activations again in the backward pass instead of keeping them, to save memory.
 
-torch.utils.checkpoint does the same for any function, but it loads torch's compiler. With few images at once,
-the 70 MiB that the compiler takes are more than the recomputation saves. See Chen et al. 2016, "Training Deep
-Nets with Sublinear Memory Cost".
+torch.utils.checkpoint does the same for any function, but it loads torch's compiler. With only a few images
+at a time, the 70 MiB that the compiler takes is more than the recomputation saves. See Chen et al. 2016,
+"Training Deep Nets with Sublinear Memory Cost".
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def recomputed(
     """Computes the block's output as `block(activations)` does, with the same gradients.
 
     Args:
-        block: Block whose parameters train; it must be in eval mode, so that it draws no random numbers.
+        block: Block whose parameters are trained; it must be in eval mode, as it may draw no random numbers.
         activations: Input of the block, which is left unchanged.
         precision: Precision in which the block computes, both times.
         on_a_copy: Whether the block gets a copy each time, because it writes to its input.
@@ -59,7 +59,8 @@ class _Recomputed(torch.autograd.Function):
         """Runs the block again with gradients, and returns the gradient of its input."""
         (activations,) = ctx.saved_tensors
         activations = activations.detach().requires_grad_(ctx.needs_input_grad[1])
-        with torch.enable_grad():  # `backward` would load the compiler if it were given the gradient
+        with torch.enable_grad():
             product = (ctx.run(activations) * gradient).sum()
+        # If autograd.backward were given the gradient instead of this product, it would load the compiler.
         torch.autograd.backward(product)  # adds to the parameters' gradients one by one
         return None, activations.grad, *[None] * (len(ctx.needs_input_grad) - 2)

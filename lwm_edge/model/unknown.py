@@ -60,7 +60,7 @@ class Calibration(Record):
 
 
 def known_scores(head_inputs: NDArray[Any], arrays: Arrays, classes: int) -> NDArray[np.float64]:
-    """Computes each photo's score [M], higher for known photos; the ONNX file's output has the other sign.
+    """Computes each photo's score [M], higher for known photos; the ONNX file's output has the opposite sign.
 
     Args:
         head_inputs: The head's inputs for each photo [M, d].

@@ -39,7 +39,7 @@ _CONFIDENCE = 0.95
 _LISTED_CONFUSIONS = 12
 FACT_STEPS = 3
 NOW, SHIPPED = "for this page", "by the vendor"
-THEN = "when it was learnt, with the model of that day"
+THEN = "when the class was learnt, with the model of that day"
 
 
 @dataclass(frozen=True)

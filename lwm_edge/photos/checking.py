@@ -100,7 +100,7 @@ class PhotoSorter:
         checked: Results of checking the files, in the order of the listing.
         seen: Path and class of the first photo with each digest.
         contradictions: Lines about photos that are in two classes, by their digest.
-        unreadable: Files that need a library that is not installed, by their kind and how to get the library.
+        unreadable: Files that need a library that is not installed, by kind of photo and way to get it.
     """
 
     listing: Listing

@@ -87,7 +87,8 @@ def _has_stray_invisibles(name: str) -> bool:
 
 
 def _has_no_variants(character: str) -> bool:
-    is_a_form_of_another = unicodedata.decomposition(character).startswith("<")  # such as the info sign
+    # For example, the emoji U+2139 is a form of the letter i.
+    is_a_form_of_another = unicodedata.decomposition(character).startswith("<")
     return unicodedata.category(character) in _WITHOUT_VARIANTS and (
         character == " " or not is_a_form_of_another
     )

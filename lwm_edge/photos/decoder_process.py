@@ -1,4 +1,4 @@
-"""Has costly photos decoded in a separate process (`decoder`), which starts when the first of them comes.
+"""Decodes costly photos in a separate process (`decoder`), which starts when the first one arrives.
 
 It serves all threads of the process that started it, one photo at a time. Except on Windows, it ends after
 ten seconds without a photo.

@@ -111,7 +111,7 @@ def list_one_level(folder: Path) -> ClassFolder:
     try:
         entries = _kept_entries(folder)
         problems = [
-            f"{printable_text(p.name)} is a folder; put its photos beside it"
+            f"{printable_text(p.name)} is a folder; move its photos up one level"
             for p in entries
             if p.is_dir() and holds_files(p)
         ]
@@ -191,8 +191,8 @@ def _refuse_parts_of_a_data_set(folder: Path, folders: list[Path]) -> None:
         names = ", ".join(printable_text(path.name) for path in parts)
         part = min(parts, key=lambda path: not path.name.casefold().startswith("train"))
         raise PhotosError(
-            f"{folder} looks like a data set in parts ({names}), each with class folders of its own; give "
-            f"one part, such as {part}, or, if that is a class, put its photos directly into its folder"
+            f"{folder} looks like a data set split into parts ({names}), each with its own class folders; "
+            f"give one part, such as {part}, or, if that is a class, put its photos directly into its folder"
         )
 
 

@@ -104,7 +104,7 @@ def _opened(file: GuardedFile, in_decoder: bool) -> Image.Image:
             file.seek(0)
     formats = _costly_formats(file)
     _require_readers(formats)
-    if formats and not in_decoder:  # merely opening one takes memory for all its pixels, or for the file
+    if formats and not in_decoder:  # merely opening such a photo may load all its pixels, or the whole file
         raise TooCostlyHereError
     _load_readers(formats)
     if formats == ("WEBP",):
@@ -254,7 +254,7 @@ class _Png(PngImageFile):
 
     @png.setter
     def png(self, stream: PngStream | None) -> None:
-        """Wraps the stream that Pillow opens, so that it forgives faults in metadata."""
+        """Replaces the stream that Pillow opens with one that forgives faults in metadata."""
         self._stream = stream and _ForgivingStream(stream.fp)  # type: ignore[arg-type]
 
     def load_end(self) -> None:

@@ -181,7 +181,7 @@ class PhotoSet:
         try:
             pixels = self.cache.read(photo.path, self.preprocessing, on_wait=report.again)
         except PhotosError as error:
-            raise PhotosError(f"{photo.path} {error.message}; it has changed since it was checked") from None
+            raise PhotosError(f"{photo.path} {error.message}; it could be read when it was checked") from None
         if self.augmentation_seed is None or epoch is None:
             return pixels
         return augment(pixels, augmentation_generator(self.augmentation_seed, epoch, photo))

@@ -78,7 +78,7 @@ def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[
     problems += [f"{path.relative_to(home.path)} is missing" for path in sorted(missing)]
     if link not in missing and not link.is_symlink():
         problems.append(f"{CURRENT} is {inspection.kind_at(link)}, not a link")
-    problems += [  # even if the length is right
+    problems += [  # even if it is as long as the file should be
         f"{path.relative_to(home.path)} is {inspection.kind_at(path)}, not a file"
         for path in sorted(files - {link})
         if os.path.lexists(path) and not inspection.is_regular_file(path)

@@ -117,8 +117,8 @@ def _ledger_problems(bundle: Bundle, generation: Generation) -> Iterator[str]:
 
 
 def memory_problems(entry: LedgerEntry) -> Iterator[str]:
-    """Yields a problem if an increment left photos, or more than one teacher, in memory."""
+    """Yields a problem if an increment left photos in memory, or had more than one teacher there."""
     if entry.teacher_networks is not None and entry.teacher_networks > 1:
-        yield f"increment {entry.increment} left {entry.teacher_networks} teacher networks in memory, not 1"
+        yield f"increment {entry.increment} had {entry.teacher_networks} teacher networks in memory, not 1"
     if entry.images_alive:
         yield f"increment {entry.increment} left {counted(entry.images_alive, 'photo', 'photos')} in memory"

@@ -179,7 +179,7 @@ def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
 def _foreign_content(receipt: bytes) -> list[str]:
     """Lists fields and values, at any depth, that do not belong in the kind of receipt that fits best.
 
-    Fields may be missing, as a later release may have added them.
+    Fields may be missing, as an earlier release may not have had them yet.
     """
     foreign = []
     for kind in (IncrementReport, ChangeReport, RepairReport):

@@ -57,7 +57,7 @@ class AuditReport(Report):
         bundle_bytes: Length of model.lwm.
         bundle_bytes_shipped: Length of model.lwm when the home was made.
         onnx_growth: Growth of classifier.onnx; None if the ledger is empty or the file is missing.
-        ledger_entries: Number of entries that the ledger keeps, which are the latest ones.
+        ledger_entries: Number of latest entries that the ledger keeps, up to 16.
         ledger_head: Head of the ledger's hash chain; None if it is empty, or an older lwm-edge made it.
         not_audited: Names of extended attributes that the operating system sets by itself.
     """

@@ -3,8 +3,8 @@
 For files, every length must be the same after every increment, to the byte; only classifier.onnx and
 labels.txt grow, by exactly what their classes require. For resident and GPU memory, neither the rise of the
 fitted line nor the rise from the second increment to the last may exceed a share (`MEMORY_TOLERANCE`) of the
-second increment's peak. The first increment is left out here, because libraries load and the allocator takes
-its memory while it runs.
+second increment's peak. For memory, the first increment is left out, because libraries load and the allocator
+claims memory during it.
 """
 
 from __future__ import annotations
@@ -77,14 +77,15 @@ def find_problems(steps: Sequence[SimulationStep], trends: Sequence[Trend]) -> I
 
 
 def _describe(trend: Trend) -> str:
-    grown = counted(round(max(trend.growth_bytes, trend.last - trend.second)), "byte", "bytes")
+    growth = round(max(trend.growth_bytes, trend.last - trend.second))
+    grown = counted(growth, "byte", "bytes")
     if trend.figure in _MEMORY_FIGURES:
         allowed = f"{trend.allowed_bytes:,.0f} are allowed"
         return f"peak memory ({trend.figure}) grew by {grown}; {allowed}"
     if trend.explained_bytes_per_class:
         return f"the file {trend.figure} does not have the length that its classes require"
     what = trend.figure if trend.figure == STORAGE else f"the file {trend.figure}"
-    return f"{what} grew by {grown}"
+    return f"{what} grew by {grown}" if growth > 0 else f"the length of {what} was not always the same"
 
 
 def _constant(figure: str, classes: Sequence[int], sizes: Sequence[int]) -> Trend:

@@ -83,8 +83,8 @@ def verify(
 
     Args:
         source: Model home, or the path of its folder or of a bundle.
-        trust: Path of the vendor's public key; None takes the key that the home trusts; for a bundle
-            file, a path is required.
+        trust: Path of the vendor's public key; None means the key that the home trusts. For a
+            bundle file, a path is required.
         device_key: Path of the public key of the device that must have signed every recorded change.
 
     Returns:
@@ -147,7 +147,9 @@ def _verify(bundle: Bundle, keys: _Keys, home: Home | None, onnx_problems: list[
     proven, not_proven = [], ["Anything: the verification failed."]
     if not problems and custody.base:
         proven = _proven_of_base(custody.base, manifest, keys) + _proven_of_changes(custody, keys)
-        proven += ["classifier.onnx is, byte for byte, what this bundle makes."] if home else []
+        proven += (
+            ["classifier.onnx is, byte for byte, the file that is made from this bundle."] if home else []
+        )
         not_proven = _never_proven(keys) + _not_proven_of_changes(custody, manifest, keys)
     signed = [link.signature.key for link in custody.links if link.signature]
     return VerificationReport(

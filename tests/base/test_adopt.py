@@ -137,7 +137,7 @@ def test_without_unseen_photos_no_accuracy_is_claimed(
     assert told["photos"] == report.learnt.photos and told["features"] >= 2 * report.learnt.photos
     assert report.unseen is None and report.statistics.head == "trained"
     assert report.statistics.photos == "given" and not open_bundle(report.bundle).arrays()[TOTAL].any()
-    assert any("its accuracy is not known" in warning for warning in report.warnings)
+    assert any("accuracy on new photos is not known" in warning for warning in report.warnings)
     network = load_network(open_bundle(report.bundle))
     assert torch.equal(network.attention_weight, classifier.fc.weight)  # type: ignore[arg-type, union-attr]
 
@@ -186,8 +186,8 @@ def test_labels_and_folders_that_do_not_match_are_all_listed(
     assert refused.value.problems == (
         "Shoe has no folder of photos",
         "Hat has no folder of photos",
-        "the folder T-shirt is not one of these classes",
-        "the folder Trouser is not one of these classes",
+        "the folder T-shirt belongs to none of these classes",
+        "the folder Trouser belongs to none of these classes",
     )
 
 
@@ -362,7 +362,7 @@ def test_photos_cannot_be_both_unseen_and_learnt(
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=tmp_path / "copies")
     (copy,) = refused.value.problems
     assert "copy.bmp is the same photo as" in copy
-    with pytest.raises(ConfigError, match="Shirt is not one of these classes"):
+    with pytest.raises(ConfigError, match="Shirt belongs to none of these classes"):
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=DEMO_DATA / "test" / "1")
     with pytest.raises(StoppedError):
         packs(saved(classifier, tmp_path), few, tmp_path, unseen_photos=UNSEEN)

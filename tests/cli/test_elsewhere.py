@@ -162,7 +162,7 @@ def test_windows_refuses_all_other_commands_in_one_sentence(run_all: RunAll) -> 
     for command, told, in_json in zip(commands, done, done[len(commands) :], strict=False):
         assert told.code == 4 and not told.out, (command, told)
         assert told.err.startswith("Error: cannot ") and told.err.count("\n") == 1, (command, told.err)
-        assert "this system has no file locks, no syncs of folders, no owners of files" in told.err, command
+        assert "this system has no file locks, no folder syncing, no file ownership" in told.err, command
         assert "make and change models on Linux or macOS" in told.err, command
         error = json.loads(in_json.out)["error"]
         assert in_json.code == error["exit_code"] == 4 and error["kind"] == "HomeError", (command, in_json)

@@ -71,8 +71,8 @@ def test_a_partly_failed_call_has_its_own_exit_code(run: Any, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give photos, folders or -, or a camera"),
-        (["x.png", "--camera", "0"], "but not both"),
+        ([], "give either photos (files, folders or -) or a camera"),
+        (["x.png", "--camera", "0"], "not both"),
         (["-", "-"], "give it once"),
         (["--camera", "0", "--json"], "pass --frames N"),
     ],

@@ -170,7 +170,7 @@ def test_windows_refuses_changes_at_once_and_says_why(
     said, public = run_as_on("windows", CHANGE, *arguments)
     assert said.keys() | READING == set(public), "each public function either reads or is refused"
     for name, (message, exit_code) in said.items():
-        assert "this system has no file locks, no syncs of folders, no owners of files" in message, name
+        assert "this system has no file locks, no folder syncing, no file ownership" in message, name
         assert exit_code == 4 and "\n" not in message, name
         assert "here, you can only read them (predict" in message, name
     (tmp_path / "windows" / "sitecustomize.py").unlink()

@@ -63,7 +63,7 @@ def test_photos_and_classes_whose_names_the_taught_folder_refuses_get_other_name
     photo.write_bytes(content)  # like a tool that delivers files again
     arrive(inbox, "A: bag", "Bag", range(10, 15))
     assert teach(home, inbox, taught).taught[0].photos == 5 and photo.exists()
-    assert "was used to teach before" in reason_of(inbox, "A: bag")["problems"][0]
+    assert "has been used for teaching" in reason_of(inbox, "A: bag")["problems"][0]
 
 
 @pytest.mark.parametrize("there", ["another photo", "a folder", "a link"])

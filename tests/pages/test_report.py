@@ -127,7 +127,7 @@ def test_classes_of_earlier_increments_keep_the_figures_from_when_they_were_lear
     assert facts["Bag"].interval == wilson_interval(bag.right, bag.photos) and facts["Shirt"].total
     write_report(home, tmp_path / "page.html")
     text = " ".join(Page(tmp_path / "page.html").text.split())
-    assert text.count("when it was learnt, with the model of that day") >= 2
+    assert text.count("when the class was learnt, with the model of that day") >= 2
     assert "there is no figure from the day" not in text
 
 

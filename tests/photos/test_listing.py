@@ -155,7 +155,9 @@ def test_a_data_set_in_parts_is_noticed(tmp_path: Path, parts: tuple[str, ...]) 
         put(tmp_path / part / "Cup")
         put(tmp_path / part / "Plate", "Dress")
     message = refusal(tmp_path).message
-    assert "looks like a data set in parts" in message and f"such as {tmp_path / parts[0]}," in message
+    assert (
+        "looks like a data set split into parts" in message and f"such as {tmp_path / parts[0]}," in message
+    )
     assert Read(tmp_path / parts[0]).counts == {"Cup": 3, "Plate": 3}
 
 

@@ -283,7 +283,7 @@ def test_an_edited_ledger_is_named(home: Home) -> None:
 @pytest.mark.parametrize(
     ("figure", "count", "problem"),
     [
-        ("teacher_networks", 2, "left 2 teacher networks in memory"),
+        ("teacher_networks", 2, "had 2 teacher networks in memory"),
         ("images_alive", 7, "left 7 photos in memory"),
     ],
 )

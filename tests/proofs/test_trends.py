@@ -66,7 +66,7 @@ def test_a_file_that_grows_by_a_byte_is_named_with_its_growth() -> None:
 
 def test_a_file_that_comes_and_goes_is_named() -> None:
     steps = [step(n, {"cache.bin": 9000} if n == 3 else {}) for n in range(1, 6)]
-    assert any("cache.bin" in problem for problem in verdict(steps))
+    assert "the length of the file cache.bin was not always the same" in verdict(steps)
 
 
 @pytest.mark.parametrize("file", ["classifier.onnx", "labels.txt"])
