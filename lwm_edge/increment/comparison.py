@@ -33,7 +33,7 @@ def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, Compariso
     approach = task.approach
     if learnt.untrained is None:
         if approach.compares:
-            task = _without_training(task, "the training diverged, so the network stays as it was")
+            task = _without_training(task, f"{learnt.why_untrained}, so the network stays as it was")
         return task, learnt, None
     unchanged = replace(task, approach=instant_approach(approach, approach.reason))
     new, shipped = _accuracy(task, learnt)

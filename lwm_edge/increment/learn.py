@@ -178,6 +178,7 @@ def _judge(task: Task, learnt: Learnt, on_progress: ProgressCallback) -> tuple[L
         drift=drift,
         warnings=(
             *task.warnings,
+            *learnt.warnings,
             *pass_or_refuse(task, accuracy, new.classes, drift, shipped, learnt),
             *warn_about_unknown(kept_by_class(histogram, all_class_names(task)), photos.new_classes),
         ),

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from ..errors import GateError, StoppedError
 from ..freed_memory import drop_library_pages, drop_mapped_pages, freed_memory_kept
 from ..learning.attention import attention_map
-from ..learning.class_statistics import ClassStatistics, FeatureMap
+from ..learning.class_statistics import ClassStatistics
 from ..learning.config import IncrementConfig
 from ..learning.discriminant import Features, Head
+from ..learning.feature_map import FeatureMap
 from ..learning.layout import channels_last
 from ..learning.losses import attention_distillation_loss
 from ..learning.near_copies import count_near_copies
@@ -31,6 +32,7 @@ from ..model.onnx.parity import head_inputs_of_probe
 from ..model.precision import has_bfloat16
 from ..model.unknown import known_scores
 from ..records import ProgressCallback
+from .coverage import coverage_warnings, photos_are_unlike
 from .instant import learn_without_training
 from .job import Job
 from .rehearsal import describe_job
@@ -111,33 +113,44 @@ class TrainingLearner:
     ) -> Learnt:
         """Trains the student, and runs both networks once on each photo.
 
-        If the student is to be compared with a model whose backbone stayed as it was, and the training
-        diverges, only that model is made.
+        If the student is to be compared with a model whose backbone stayed as it was, only that model is made
+        if the training diverges, or if the photos do not show how it would move known classes.
         """
-        try:
-            return self._teach_student(photos, plan, saved, on_progress, should_stop)
-        except GateError:
-            if not self._approach.compares:
-                raise
         self._move_to(_CPU)
-        to_learn, held_back = (
-            observe(self._teacher, some, plan.micro_batch_size, on_progress).head_inputs
-            for some in (photos.to_learn, photos.held_back)
+        with freed_memory_kept(plan.keeps_freed_memory):
+            by_teacher = observe(
+                self._teacher, photos.to_learn, plan.micro_batch_size, on_progress
+            ).head_inputs
+        unlike, compares = (
+            photos_are_unlike(self._parent, self._approach, by_teacher),
+            self._approach.compares,
         )
-        return learn_without_training(self._parent, photos, to_learn, held_back)
+        if compares and unlike:
+            why = f"{unlike} to show how training would move these classes"
+        else:
+            try:
+                learnt = self._teach_student(photos, plan, saved, by_teacher, on_progress, should_stop)
+                return learnt._replace(warnings=tuple(coverage_warnings(unlike)))
+            except GateError:
+                if not compares:
+                    raise
+                why = "the training diverged"
+        self._move_to(_CPU)
+        held_back = observe(self._teacher, photos.held_back, plan.micro_batch_size, on_progress).head_inputs
+        learnt = learn_without_training(self._parent, photos, by_teacher, held_back)
+        return learnt._replace(why_untrained=why)
 
     def _teach_student(
         self,
         photos: NewPhotos,
         plan: PlanReport,
         saved: SavedTraining,
+        by_teacher: Features,
         on_progress: ProgressCallback,
         should_stop: Callable[[], bool],
     ) -> Learnt:
         student, teacher, batch_size = self._student, self._teacher, plan.micro_batch_size
-        self._move_to(_CPU)
         with freed_memory_kept(plan.keeps_freed_memory):
-            by_teacher = observe(teacher, photos.to_learn, batch_size, on_progress).head_inputs
             training = self._train(photos, plan, saved, by_teacher, on_progress, should_stop)
             to_learn = observe(student, photos.to_learn, batch_size, on_progress).head_inputs
             if not np.isfinite(to_learn).all():  # no loss is computed after the last update

@@ -89,6 +89,8 @@ class Learnt(NamedTuple):
         near_copies: Numbers of near-copies and of different photos of each class, by class_index.
         untrained: All these results for a model whose backbone stayed as it was; None unless the two are
             compared.
+        why_untrained: Reason why such a model was made without training one to compare; None otherwise.
+        warnings: Warnings for the owner about what was learnt.
     """
 
     training: TrainingReport | None
@@ -104,6 +106,8 @@ class Learnt(NamedTuple):
     tensors: dict[str, NDArray[Any]]
     near_copies: dict[int, NearCopies]
     untrained: Learnt | None = None
+    why_untrained: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class UnwrittenModel(NamedTuple):

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from ..model.bundle import COUNTS, COVARIANCE, MEANS, PHOTOS, Bundle
 from .discriminant import Discriminant, Features, Head, Labels
+from .feature_map import FeatureMap
 
-_RIDGE = 0.1
 _ROWS_AT_ONCE = 256
 _SPREADS, _BISECTIONS = (0.01, 10_000.0), 14  # range and number of steps of the search in `find_spread`
 _DRAWN_PER_CLASS, _MAX_DRAWN = 1000, 200_000  # largest numbers of simulated photos: per class, and in all
@@ -235,32 +235,3 @@ def _share_right(centres: Features, scatter: Features, first: int = 0) -> Featur
     """
     labels = range(first, len(centres))
     return np.array([((centres[label] + scatter).argmax(1) == label).mean() for label in labels])
-
-
-@dataclass
-class FeatureMap:
-    """Maps the features of one network linearly to those of another.
-
-    Attributes:
-        matrix: Matrix [d, d] float64.
-        offset: Offset [d] float64.
-    """
-
-    matrix: Features
-    offset: Features
-
-    @classmethod
-    def fit(cls, before: Features, after: Features) -> FeatureMap:
-        """Fits the map to the features of the same photos before and after training [M, d].
-
-        This is least squares with a penalty on any deviation from the identity; its weight is `_RIDGE` times
-        the mean squared length of the centred features. Directions in which these photos do not vary
-        therefore stay as they are.
-        """
-        x = before - before.mean(0)
-        change = (after - after.mean(0)) - x
-        gram, diagonal = x.T @ x, np.diag_indices(x.shape[1])
-        gram[diagonal] += _RIDGE * max(np.trace(gram) / len(x), 1e-12)
-        matrix = np.linalg.solve(gram, x.T @ change).T
-        matrix[diagonal] += 1
-        return cls(matrix, after.mean(0) - matrix @ before.mean(0))

@@ -278,7 +278,8 @@ def test_more_classes_than_the_capacity_change_nothing(home: Home, tmp_path: Pat
             Image.fromarray(pixels).save(tmp_path / "many" / f"class {number}" / f"{photo}.png")
     before = state_of(home.path)
     with pytest.raises(
-        CapacityError, match="27 new classes do not fit: the model knows 6 of at most 32, so 26 more"
+        CapacityError,
+        match="27 new classes do not fit: the model knows 6 of at most 32, so there is room for 26 more",
     ):
         _add(home, tmp_path / "many")
     assert state_of(home.path) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 import time
 from pathlib import Path
@@ -24,12 +25,13 @@ from lwm_edge import (
 from lwm_edge.cli import display, receipt
 from lwm_edge.errors import ConfigError, ResourceError, StoppedError
 from lwm_edge.home.home import Home
-from lwm_edge.increment import approach, comparison, learn, student
+from lwm_edge.increment import approach, comparison, coverage, learn, student
 from lwm_edge.increment.add import may_train
 from lwm_edge.increment.learn import learn_classes
 from lwm_edge.increment.task import set_up
 from lwm_edge.increment.timing import Timer
 from lwm_edge.increment.values import Approach
+from lwm_edge.learning.feature_map import MAX_LEVERAGE
 from lwm_edge.learning.reports import DriftReport
 from lwm_edge.model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, open_bundle, save_bundle
 from lwm_edge.records import Progress, ignore_progress
@@ -37,6 +39,12 @@ from tests.support.folders import PhotoMaker
 from tests.support.samples import DEVICE, WITHOUT_LEVELS
 
 AUTO = IncrementConfig(epochs=1, batch_size=16, micro_batch_size=16, device=DEVICE)
+
+
+@pytest.fixture(autouse=True)
+def _photos_cover_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets any photos show how training moves known classes; those of two classes do not cover the others."""
+    monkeypatch.setattr(coverage, "MAX_LEVERAGE", np.inf)
 
 
 @pytest.fixture
@@ -119,6 +127,34 @@ def test_otherwise_the_network_stays_as_it_was(
         scale = np.abs(other[name]).max()
         np.testing.assert_allclose(after.arrays()[name], other[name], rtol=0, atol=1e-3 * scale)
     assert [(c.right, c.photos) for c in report.judged] == [(c.right, c.photos) for c in instant.judged]
+
+
+def test_photos_that_are_unlike_known_classes_train_nothing(
+    small: Home, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coverage, "MAX_LEVERAGE", MAX_LEVERAGE)
+    before = small.open_bundle().arrays()
+    report = _add(small, photos)
+    after = small.open_bundle()
+    assert report.recipe == after.manifest.recipe == "lda" and report.training is report.comparison is None
+    assert all(np.array_equal(before[n], after.arrays()[n]) for n in before if "backbone" in n)
+    assert re.fullmatch(
+        r"the new photos are too unlike those of .+ to show how training would move these classes, so the "
+        "network stays as it was",
+        report.recipe_reason,
+    )
+    assert report.plan.trains and audit(small).passed
+
+
+def test_a_recipe_that_was_chosen_trains_on_unlike_photos_but_warns(
+    small: Home, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = AUTO.model_copy(update={"recipe": "lwm-lda"})
+    shutil.copytree(small.path, tmp_path / "again", symlinks=True)
+    assert not any("too unlike" in line for line in _add(small, photos, named).warnings)
+    monkeypatch.setattr(coverage, "MAX_LEVERAGE", MAX_LEVERAGE)
+    warned = _add(open_home(tmp_path / "again"), photos, named)
+    assert warned.training and any("they may be confused with classes" in line for line in warned.warnings)
 
 
 def test_a_photo_or_two_do_not_decide() -> None:

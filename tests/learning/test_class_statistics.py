@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lwm_edge.learning.class_statistics import ClassStatistics, FeatureMap
+from lwm_edge.learning.class_statistics import ClassStatistics
+from lwm_edge.learning.feature_map import FeatureMap, leverage
 from lwm_edge.learning.discriminant import shrink, solve_shrunk, times_shrunk
 
 GENERATOR = np.random.default_rng(0)
@@ -130,6 +131,20 @@ def test_directions_that_no_photo_shows_stay_as_they_are() -> None:
     change = FeatureMap.fit(before, after)
     np.testing.assert_allclose(change.matrix[1:], np.eye(3)[1:], atol=1e-9)
     assert change.matrix[0, 0] == pytest.approx(2, abs=0.02)
+
+
+def test_leverage_tells_how_wrong_the_map_is_at_a_point() -> None:
+    """The photos spread widely in one direction and hardly in the other."""
+    random = np.random.default_rng(5)
+    before = random.normal(size=(400, 2)) * [3, 0.3] + [1, 2]
+    points = before.mean(0) + np.array([[0, 0], [3, 0], [0, 3]])
+    errors = []
+    for _ in range(400):
+        change = FeatureMap.fit(before, before + random.normal(size=before.shape))
+        errors.append(points @ change.matrix.T + change.offset - points)
+    expected = leverage(before, points)
+    assert expected[0] == pytest.approx(0) and expected[2] > 50 * expected[1]
+    np.testing.assert_allclose(np.square(errors).mean((0, 2)), expected + 1 / len(before), rtol=0.2)
 
 
 def test_statistics_become_tensors_and_can_be_read_back() -> None:

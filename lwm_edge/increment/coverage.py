@@ -1,0 +1,49 @@
+"""Finds out whether the photos of an increment show how training would move the features of known classes.
+
+Training moves all features, and the statistics of the known classes must follow (see `learning.feature_map`).
+The new photos are all there is to learn that movement from. If they are too unlike a known class, its
+statistics no longer fit. Then classes that are added later are confused with it, although nothing may show
+before. So `auto` does not train on such photos, and recipes that were chosen warn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..errors import shortened
+from ..learning.class_statistics import ClassStatistics
+from ..learning.config import may_show_drift
+from ..learning.discriminant import Features
+from ..learning.feature_map import MAX_LEVERAGE, leverage
+from ..model.bundle import Bundle
+from .values import Approach
+
+_NAMED = 3  # largest number of classes that a sentence names
+
+
+def photos_are_unlike(parent: Bundle, approach: Approach, features: Features) -> str | None:
+    """Says which known classes the photos are too unlike; returns None if there are none.
+
+    Only a solved head depends on that. If there are too few photos anyway, the owner has been warned already.
+
+    Args:
+        parent: Bundle of the model before the increment.
+        approach: Approach of the increment.
+        features: Values that the teacher's head reads for the photos to learn from [M, d].
+    """
+    if approach.recipe.head != "solved" or not may_show_drift(*features.shape):
+        return None
+    known = parent.manifest.class_names
+    leverages = leverage(features, ClassStatistics.from_bundle(parent).means[: len(known)])
+    unlike = [name for name, value in zip(known, leverages, strict=True) if value > MAX_LEVERAGE]
+    listed = ", ".join(shortened(unlike, _NAMED))
+    return f"the new photos are too unlike those of {listed}" if unlike else None
+
+
+def coverage_warnings(unlike: str | None) -> Iterator[str]:
+    """Warns that classes may be confused later, if `photos_are_unlike` found some."""
+    if unlike:
+        yield (
+            f"{unlike} to show how training moves the features of these classes, so they may be confused "
+            "with classes that are added later; recipe lda leaves the features as they are"
+        )
