@@ -19,7 +19,7 @@ from tests.support.folders import BASE_BUNDLE, DEMO_DATA
 ROOT = Path(lwm_edge.__file__).parent
 MAY_IMPORT = {
     "errors": set(), "_disk": set(), "_streams": set(), "wording": set(),
-    "records": {"errors"}, "_processes": {"errors"},
+    "records": {"errors"}, "advice": {"errors", "records"}, "_processes": {"errors"},
     "_cgroups": set(), "processors": {"_cgroups"}, "memory": {"errors", "_cgroups"}, "freed_memory": set(),
     "inspection": {"errors", "_disk"}, "durability": {"errors", "_disk", "inspection"},
     "storage": {"errors", "_disk", "inspection", "durability"},
@@ -36,8 +36,8 @@ MAY_IMPORT = {
     "pages": {"proofs", "increment", "home", "learning", "custody", "model", "photos"},
 }  # fmt: skip
 GROUND = {
-    "errors", "_disk", "_streams", "_processes", "_cgroups", "wording", "records", "inspection", "durability",
-    "storage", "outputs", "locks", "memory", "freed_memory", "processors",
+    "errors", "_disk", "_streams", "_processes", "_cgroups", "wording", "records", "advice", "inspection",
+    "durability", "storage", "outputs", "locks", "memory", "freed_memory", "processors",
 }  # fmt: skip
 ABOVE = {"cli", "demo", "__init__", "__main__"}  # these may import everything
 PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..advice import home_option
 from ..errors import ConfigError, LwmEdgeError, PhotosError, ResourceError, shortened
 from ..home.home import Home
 from ..learning.config import IncrementConfig
@@ -77,7 +78,7 @@ class Teaching:
         if note.home != self.home.path:
             raise ConfigError(
                 f"teaching {note.class_name} from {self.folder.path} to another home was interrupted; run "
-                f"lwm-edge inbox with --home {note.home} first"
+                f"lwm-edge inbox with {home_option(note.home)} first"
             )
         if self._resolve(note, None):
             done = "moved" if self.folder.taught else "deleted"
