@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .. import LwmEdgeError
+from ..records import utf8_text
 
 _LISTED = 10
 _USUAL_WIDTH = 80
@@ -44,7 +45,9 @@ def note(text: str) -> None:
 
 def safe(text: str) -> str:
     """Escapes text, so that neither markup nor control characters, except newlines, affect the terminal."""
-    shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    shown = (
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in utf8_text(text)
+    )
     return escape("".join(shown))
 
 
