@@ -221,7 +221,8 @@ def _question(note: Note) -> Reason:
     names = [printable(photo.name) for photo in note.photos]
     return Reason(
         reason="teaching was interrupted, and it is not clear whether the model has learnt from these "
-        "photos, because the home was changed in the meantime: check with lwm-edge info --history, take away "
+        "photos, because the home was changed in the meantime: check with "
+        f"lwm-edge info --history {home_option(note.home)}, take away "
         f"those that it has learnt from, and remove {printable(note.folder)}.waits.json",
         problems=tuple(shortened(names, LISTED, "more photos")),
         tried=note.tried + 1,
