@@ -27,9 +27,9 @@ which they work.
                         photos); doctor (about photos that do harm)
     the command line    cli: commands, teaching, receipt, display, progress, terminal, settings
 
-A package imports only from those before it: the foundation (records, errors, wording, inspection, durability,
-storage, outputs, locks, memory, freed_memory, processors, _cgroups, _disk, _streams, _processes), photos,
-model, then custody and learning, home and base, increment, proofs, pages, cli.
+A package imports only from those before it: the foundation (records, errors, wording, advice, inspection,
+durability, storage, outputs, locks, memory, freed_memory, processors, _cgroups, _disk, _streams, _processes),
+photos, model, then custody and learning, home and base, increment, proofs, pages, cli.
 
 Most functions are named with a verb, settings end in `Config`, and frozen reports end in `Report`. Errors
 that callers should handle are `LwmEdgeError`s (see `errors`). The command line calls the functions
@@ -44,8 +44,6 @@ from functools import cache
 from importlib import import_module
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
-
-from .errors import explains_os_failures
 
 if TYPE_CHECKING:  # the public names, for type checkers and readers
     from .base.adopt import pack_checkpoint as pack_checkpoint
@@ -203,6 +201,8 @@ def __getattr__(name: str) -> Any:
 @cache
 def _public(function: FunctionType) -> Callable[..., Any]:
     """Wraps a function in `explains_os_failures`; cached, so that pickle finds the same object by name."""
+    from .errors import explains_os_failures  # not at the top, so that the command line starts sooner
+
     public = explains_os_failures(function)
     public.__module__ = __name__
     return public

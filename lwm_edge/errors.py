@@ -79,7 +79,12 @@ class LwmEdgeError(Exception):
         self.problems = tuple(problems)
 
     def __str__(self) -> str:
-        return "\n".join([self.message, *(f"  - {problem}" for problem in self.problems)])
+        return "\n".join(map(in_one_line, [self.message, *(f"  - {problem}" for problem in self.problems)]))
+
+
+def in_one_line(text: str) -> str:
+    """Escapes control characters, which the names of files may contain, so that they cannot forge a line."""
+    return "".join(c.encode("unicode_escape").decode() if c < " " or c == "\x7f" else c for c in text)
 
 
 class ConfigError(LwmEdgeError):
@@ -254,8 +259,9 @@ def _type_refused_as_path(error: Exception) -> str | None:
 def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
     """Wraps a public function so that a refusal by the operating system is raised as an LwmEdgeError.
 
-    The same goes for a lack of memory or threads, and for a path that Python refuses. An error that the
-    caller's own `on_progress` raises is passed on unchanged.
+    The same goes for a lack of memory or threads, and for a path that Python refuses. An empty path is
+    refused too, because Python takes it for the current folder. An error that the caller's own `on_progress`
+    raises is passed on unchanged.
     """
     signature = inspect.signature(function)
 
@@ -267,6 +273,9 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
             arguments = signature.bind(*given, **named)
         except TypeError:
             return function(*given, **named)  # Python says what is wrong with the arguments
+        for name, value in arguments.arguments.items():
+            if isinstance(value, str) and not value and "AnyPath" in signature.parameters[name].annotation:
+                raise ConfigError(f"{name} is an empty path; give the path of a file or folder")
         if callable(on_progress := arguments.arguments.get("on_progress")):
             arguments.arguments["on_progress"] = noting_errors(on_progress, callers_errors)
         try:
@@ -304,6 +313,6 @@ def unexpected(error: Exception) -> LwmEdgeError:
     frame = traceback.extract_tb(error.__traceback__)[-1:]
     where = f" ({Path(frame[0].filename).name}, line {frame[0].lineno})" if frame else ""
     return LwmEdgeError(
-        f"unexpected {type(error).__name__}{where}: {error}\nThis is a bug in lwm-edge. Please report it "
+        f"unexpected {type(error).__name__}{where}: {error}. This is a bug in lwm-edge. Please report it "
         "to whoever gave you lwm-edge, with what the command prints when run as `lwm-edge --debug ...`."
     )

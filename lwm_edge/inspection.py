@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from pathlib import Path
 
 from . import _disk
 from .errors import HomeError, os_failure
+
+CURRENT, GENERATIONS = "current", "generations"
+"""Names of a home's link to its current model, and of the folder that the link leads into."""
 
 
 @contextmanager
@@ -105,3 +109,15 @@ def entries(folder: Path) -> list[Path]:
     """
     with explained("read", folder):
         return sorted(folder.iterdir())
+
+
+def generation_named_by(link: Path) -> str | None:
+    """Returns the name of the generation that a link points at; None if it is not a home's link `current`."""
+    target = link.readlink().as_posix() if link.is_symlink() else ""  # Windows writes it with backslashes
+    return target.partition("/")[2] if re.fullmatch(rf"{GENERATIONS}/[0-9]{{8}}", target) else None
+
+
+def home_around(path: Path) -> Path | None:
+    """Returns the model home that a path is in; None if it is in none."""
+    folders = Path(os.path.realpath(path)).parents
+    return next((folder for folder in folders if generation_named_by(folder / CURRENT)), None)

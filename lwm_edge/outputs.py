@@ -8,7 +8,7 @@ from pathlib import Path
 from . import _streams
 from .durability import changing, confirm
 from .errors import ConfigError
-from .inspection import explained, is_regular_file, kind_at
+from .inspection import explained, home_around, is_regular_file, kind_at
 from .storage import replace_file, require_owner_can_be_kept, staged_path
 
 STDOUT = "-"
@@ -81,6 +81,11 @@ def _output_target(path: Path) -> Path:
         raise ConfigError(f"cannot write {path}: it is {kind_at(path, follow=True)}; give the name of a file")
     if path.exists() and not os.access(path, os.W_OK):
         raise ConfigError(f"cannot write {path}: it is write-protected; give another name, or chmod u+w it")
+    if home := home_around(path):
+        raise ConfigError(
+            f"cannot write {path}: it is in the model home {home}, which holds nothing but the model; choose "
+            "another folder"
+        )
     leads_to = path.parent / path.readlink() if path.is_symlink() else path
     if any(os.path.realpath(place.parent).startswith("/proc/") for place in (path, leads_to)):
         raise ConfigError(

@@ -28,14 +28,23 @@ from pydantic import (
     field_validator,
 )
 
-from .errors import ConfigError
+from .errors import ConfigError, in_one_line
 
 AnyPath = str | PathLike[str]
 
 _BYTES = "bytes_as_latin1"
 _SIZE_HINT = "give a number of bytes, or one with a unit, such as 600MiB"
-_CLEARER_MESSAGES = {"byte_size": _SIZE_HINT, "byte_size_unit": _SIZE_HINT}  # by the type of pydantic's error
-_PREFIX = "Value error, "  # pydantic puts it in front of what our own validators say
+_CLEARER_MESSAGES = {  # by the type of pydantic's error
+    **dict.fromkeys(("byte_size", "byte_size_unit"), _SIZE_HINT),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "it must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "it must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "it must be true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "it must be a list"),
+    "dict_type": "it must be a table",
+    "string_type": "it must be text",
+    "missing": "it is missing",
+}
+_PREFIXES = {"Value error, ": "", "Input should be ": "it must be "}  # how pydantic's messages begin
 _LARGEST_INT = 2**63 - 1
 _PLAIN_FLOAT = r"-?(0|[1-9]\d*)\.(0|\d*[1-9])"
 _SCIENTIFIC_FLOAT = r"-?[1-9](\.\d*[1-9])?e[+-]?\d{1,3}"
@@ -106,11 +115,15 @@ def utf8_text(text: str) -> str:
 
 
 def printable(path: Path) -> str:
-    """Returns a path as text that UTF-8 can hold; the name of a file need not be UTF-8."""
+    """Returns a path as text in one line that UTF-8 can hold; the name of a file may have any bytes."""
+    return in_one_line(_path_text(path))
+
+
+def _path_text(path: Path) -> str:
     return utf8_text(utf8_name(str(path)))
 
 
-AnyNamePath = Annotated[Path, PlainSerializer(printable, when_used="json")]
+AnyNamePath = Annotated[Path, PlainSerializer(_path_text, when_used="json")]
 """Path for people to read; its name need not be UTF-8."""
 
 
@@ -118,6 +131,8 @@ def _path_from(value: Any) -> Path:
     """Reads a path; pydantic itself accepts only paths that are valid Unicode."""
     if isinstance(value, dict) and value.keys() == {_BYTES}:
         return Path(os.fsdecode(str(value[_BYTES]).encode("latin-1")))
+    if isinstance(value, str) and not value:
+        raise ValueError("the path is empty")
     if isinstance(value, str | PathLike):
         return Path(value)
     raise ValueError("it is not a path")
@@ -287,7 +302,11 @@ def invalid(message: str, error: ValidationError) -> ConfigError:
 def invalid_values(error: ValidationError) -> list[tuple[str, str]]:
     """Lists what pydantic found: the place (empty for the whole), and what is wrong there."""
     items = error.errors(include_url=False, include_context=False)
-    return [
-        (".".join(map(str, i["loc"])), _CLEARER_MESSAGES.get(i["type"], i["msg"].removeprefix(_PREFIX)))
-        for i in items
-    ]
+    return [(".".join(map(str, i["loc"])), _CLEARER_MESSAGES.get(i["type"], _plain(i["msg"]))) for i in items]
+
+
+def _plain(message: str) -> str:
+    for prefix, plainer in _PREFIXES.items():
+        if message.startswith(prefix):
+            return plainer + message.removeprefix(prefix)
+    return message

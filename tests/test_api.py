@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import lwm_edge
-from lwm_edge.errors import LwmEdgeError
+from lwm_edge.errors import ConfigError, LwmEdgeError
+from lwm_edge.home.home import Home
 
 PUBLIC = [name for name in lwm_edge.__all__ if name != "__version__"]
 
@@ -58,3 +59,14 @@ def test_a_public_function_explains_refusals_by_the_system_and_can_be_pickled(tm
     assert pickle.loads(pickle.dumps(lwm_edge.info)) is lwm_edge.info
     with pytest.raises(LwmEdgeError, match="File name too long"):
         lwm_edge.info(tmp_path / ("n" * 300))
+
+
+def test_an_empty_path_is_not_the_current_folder(home: Home) -> None:
+    for call in (
+        lambda: lwm_edge.open_home(""),
+        lambda: lwm_edge.teach_inbox(home, "", delete=True),
+        lambda: lwm_edge.predict(home, ""),
+        lambda: lwm_edge.IncrementConfig(sign_with=""),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ConfigError, match=r"path is empty|an empty path"):
+            call()

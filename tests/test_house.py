@@ -19,7 +19,7 @@ from tests.support.folders import BASE_BUNDLE, DEMO_DATA
 ROOT = Path(lwm_edge.__file__).parent
 MAY_IMPORT = {
     "errors": {"wording"}, "_disk": set(), "_streams": set(), "wording": set(), "characters": set(),
-    "records": {"errors"}, "_processes": {"errors"},
+    "records": {"errors"}, "advice": {"errors", "records"}, "_processes": {"errors"},
     "_cgroups": set(), "processors": {"_cgroups"}, "memory": {"errors", "_cgroups"}, "freed_memory": set(),
     "inspection": {"errors", "_disk"}, "durability": {"errors", "_disk", "inspection"},
     "storage": {"errors", "_disk", "inspection", "durability"},
@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "pages": {"proofs", "increment", "home", "learning", "custody", "model", "photos"},
 }  # fmt: skip
 GROUND = {
-    "errors", "_disk", "_streams", "_processes", "_cgroups", "wording", "characters", "records", "inspection",
+    "errors", "_disk", "_streams", "_processes", "_cgroups", "wording", "characters", "records", "advice",
+    "inspection",
     "durability", "storage", "outputs", "locks", "memory", "freed_memory", "processors",
 }  # fmt: skip
 ABOVE = {"cli", "demo", "__init__", "__main__"}  # these may import everything

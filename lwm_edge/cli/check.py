@@ -81,7 +81,7 @@ def _printer(page: Path | None) -> Callable[[CheckReport], None]:
                 "What next", {"Look at them": "remove the bad ones; add-classes learns from all that remain"}
             )
         if page:
-            print_rows("Page", {"Open it in a browser": str(page)})
+            print_rows("Page", {"Open it in a browser": printable(page)})
         for line in report.notes:
             note(f"Note: {line}")
 

@@ -32,6 +32,7 @@ from . import (
 )
 from .answer import command, fail, lost_report
 from .examples import help_of
+from .options import refuse_empty_paths
 
 app = typer.Typer(
     name="lwm-edge",
@@ -113,5 +114,6 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "verify": owner.verify_command,
 }
 for _name, _command in _COMMANDS.items():
+    refuse_empty_paths(_command)
     _help = help_of(_name, _command)
     app.command(_name, help=_help.whole, short_help=_help.short)(command(_command))

@@ -115,7 +115,7 @@ def _kept_of_frozen_blocks(report: PlanReport) -> dict[str, str]:
 def base(report: BaseReport) -> None:
     """Prints the report of `build-base` or `pack`."""
     rows = {
-        "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}; this length never changes",
+        "Bundle": f"{printable(report.bundle)}, {in_bytes(report.bundle_bytes)}; this length never changes",
         "Network": report.architecture,
         "Classes": f"{len(report.class_names)} of at most {report.capacity}: {listed(report.class_names)}",
         "Accuracy": _base_accuracy(report),
@@ -168,10 +168,10 @@ def repair(report: RepairReport) -> None:
     rows = {
         "Repaired": "; ".join(report.repaired) or "nothing: all files match the bundle",
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
-        "Load it from": str(report.onnx),
+        "Load it from": printable(report.onnx),
         "Model digest": report.model_digest,
     }
-    print_rows(f"Model home {report.home}", rows)
+    print_rows(f"Model home {printable(report.home)}", rows)
     notes(*report.warnings)
 
 
@@ -211,20 +211,20 @@ def info(report: InfoReport) -> None:
         "Capacity": f"{report.capacity} classes, {report.capacity - len(report.class_names)} free",
         "Network": f"{report.architecture}, {size}x{size} pixels, {report.activation} outputs",
         "Head": f"reads {_reads(report.levels.grid if report.levels else 0)}",
-        "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}",
+        "Bundle": f"{printable(report.bundle)}, {in_bytes(report.bundle_bytes)}",
         "Unknown objects": threshold(report.unknown),
         "Changes": f"{report.increment_count} since it was shipped; latest recipe: {report.recipe}",
         "Model digest": report.model_digest,
     }
     if report.onnx:
-        rows["ONNX file"] = str(report.onnx)
+        rows["ONNX file"] = printable(report.onnx)
     if left_off := report.interrupted:
         photos = f" from the photos in {printable(left_off.photos)}" if left_off.photos else ""
         rows["Interrupted"] = (
             f"learning{photos} stopped at step {left_off.step}\n"
             f"to continue it: {left_off.resume}\nto start over: {left_off.resume} --fresh"
         )
-    print_rows(str(report.home or report.bundle), rows)
+    print_rows(printable(report.home or report.bundle), rows)
 
 
 def threshold(calibration: Calibration) -> str:
@@ -241,7 +241,7 @@ def threshold(calibration: Calibration) -> str:
 def export(report: ExportReport) -> None:
     """Prints what `export` wrote, and how it compares with the model."""
     rows = {
-        "ONNX file": f"{report.onnx}, {in_bytes(report.onnx_bytes)}",
+        "ONNX file": f"{printable(report.onnx)}, {in_bytes(report.onnx_bytes)}",
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
         "Verified": parity_found(report.parity),
         "Model digest": report.model_digest,
@@ -279,7 +279,7 @@ def demo(report: DemoReport) -> None:
         "ONNX file": " -> ".join(f"{size:,}" for size in report.onnx_bytes) + " bytes",
         "Whole home": " -> ".join(f"{size:,}" for size in report.home_bytes) + " bytes",
         "Audit": "passed" if report.audit_passed else "FAILED",
-        "Load it from": str(report.onnx),
+        "Load it from": printable(report.onnx),
         "Time": f"{report.seconds:.0f} s",
     }
     print_rows("Footprint before and after each increment", rows)

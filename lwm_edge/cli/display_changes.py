@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..records import printable
 from ..wording import counted
 from .display import notes
 from .receipt import change_details
@@ -20,12 +21,12 @@ def change(report: ChangeReport, details: bool = False) -> None:
     title = (
         _describe(report.change, report.changed_classes, 0, report.increment)
         if report.change
-        else f"model home {report.home} is ready"
+        else f"model home {printable(report.home)} is ready"
     )
     rows = {
         **({"Still there": "\n".join(report.remains)} if report.remains else {}),
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
-        "Load it from": str(report.onnx),
+        "Load it from": printable(report.onnx),
     }
     if report.trusted_key:
         rows["Trusts the key"] = report.trusted_key
@@ -65,7 +66,7 @@ def history(report: InfoReport) -> None:
             "Earlier changes": f"{counted(forgotten, 'change', 'changes')}, too old for the record",
             **rows,
         }
-    print_rows(str(report.home or report.bundle), rows or {"Changes": "none since it was shipped"})
+    print_rows(printable(report.home or report.bundle), rows or {"Changes": "none since it was shipped"})
 
 
 def _past(past: PastChange) -> str:

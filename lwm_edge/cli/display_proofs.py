@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from ..advice import home_option
 from ..records import printable
 from ..wording import counted
 from .terminal import in_bytes, note, out, print_rows, safe
@@ -42,7 +43,7 @@ def audit(report: AuditReport, details: bool = False) -> None:
         rows["Not audited"] = f"{', '.join(report.not_audited)}: attributes that the system sets"
     rows["Verdict"] = "passed: nothing is unexplained" if report.passed else "FAILED: see the problems below"
     if not report.passed:
-        rows["What next"] = "\n".join(_next_steps(printable(report.home)))
+        rows["What next"] = "\n".join(_next_steps(report.home))
     print_rows(f"Audit of {printable(report.home)}", rows)
     for problem in report.problems:
         note(f"Problem: {problem}")
@@ -104,8 +105,8 @@ def _class_change(classes: int) -> str:
     return f"{counted(abs(classes), f'{more} class', f'{more} classes')} than when the home was made"
 
 
-def _next_steps(home: str) -> list[str]:
-    where = f"--home {shlex.quote(home)}"
+def _next_steps(home: Path) -> list[str]:
+    where = home_option(home)
     return [
         "move out of the home any file that lwm-edge did not make",
         f"rebuild files that do not match the model: lwm-edge repair {where}",
@@ -181,8 +182,9 @@ def _sparkline(values: list[int]) -> str:
 def key(report: KeyReport) -> None:
     """Prints where the key pair is, never the secret."""
     rows = {
-        "Private key": f"{report.private_key_file}; keep it secret: whoever has it can sign in your name",
-        "Public key": f"{report.public_key_file}, for others to verify with: {report.key}",
+        "Private key": f"{printable(report.private_key_file)}; "
+        "keep it secret: whoever has it can sign in your name",
+        "Public key": f"{printable(report.public_key_file)}, for others to verify with: {report.key}",
     }
     print_rows("Key pair made", rows)
 
@@ -190,7 +192,7 @@ def key(report: KeyReport) -> None:
 def signing(report: SigningReport) -> None:
     """Prints what `sign` signed."""
     rows = {
-        "Bundle": f"{report.bundle}, {in_bytes(report.bundle_bytes)}, as before",
+        "Bundle": f"{printable(report.bundle)}, {in_bytes(report.bundle_bytes)}, as before",
         "Model digest": report.model_digest,
         "Signed with": report.key,
     }
@@ -200,7 +202,7 @@ def signing(report: SigningReport) -> None:
 def verification(report: VerificationReport) -> None:
     """Prints the verdict, and lists what is proven and what is not."""
     record = f"{report.links_recorded} in the record, {report.links_signed} of them signed"
-    key_source = f", from {report.trusted_key_file}" if report.trusted_key_file else ""
+    key_source = f", from {printable(report.trusted_key_file)}" if report.trusted_key_file else ""
     rows = {
         "Verdict": "passed" if report.passed else "FAILED: nothing is proven",
         "Trusted key": f"{report.trusted_key or 'none'}{key_source}",
@@ -208,7 +210,7 @@ def verification(report: VerificationReport) -> None:
         "Model digest": report.model_digest,
         "Changes": f"{report.changes} since it was shipped, {record}",
     }
-    print_rows(str(report.home or report.bundle), rows)
+    print_rows(printable(report.home or report.bundle), rows)
     for title, lines in (("Proven", report.proven), ("Not proven", report.not_proven)):
         out().print(f"[bold]{title}")
         for line in lines or ("nothing",):

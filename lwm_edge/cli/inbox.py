@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._processes import lower_priority
+from ..records import printable
 from ..wording import counted
 from . import terminal
 from .answer import open_chosen_home, show, with_progress
@@ -77,7 +78,7 @@ def inbox_command(
         )
         show(report, as_json, _print, is_done=True)
         return
-    terminal.note(f"Watching {folder}; press Ctrl-C to end")
+    terminal.note(f"Watching {printable(folder)}; press Ctrl-C to end")
     watch_inbox(
         opened,
         folder,
@@ -95,10 +96,11 @@ def _print(report: InboxReport) -> None:
     notes(*report.notes)
     for done in report.taught:
         kind = "new class" if done.change == "add-classes" else "more photos"
+        place = f"in {printable(done.moved_to)}" if done.moved_to else "deleted"
         terminal.print_rows(
             f"Learnt {done.class_name} ({kind})",
             {
-                "Photos": f"{done.photos}, now {f'in {done.moved_to}' if done.moved_to else 'deleted'}",
+                "Photos": f"{done.photos}, now {place}",
                 "Recognised": f"{done.right} of {done.judged}",
                 "Model digest": done.model_digest,
             },

@@ -96,7 +96,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
         return
     command.exit_code = 128 + number
     if not command.started or _is_importing(frame):  # an import can swallow or replace an exception
-        _end_at_once(128 + number)
+        end_at_once(128 + number)
     raise Interruption(number)
 
 
@@ -111,11 +111,11 @@ def _is_importing(frame: FrameType | None) -> bool:
 def _end_if_interrupted(unraisable: Any) -> None:
     """Ends the process if an interruption hit a callback, from which no exception can escape."""
     if isinstance(unraisable.exc_value, Interruption):
-        _end_at_once(unraisable.exc_value.exit_code)
+        end_at_once(unraisable.exc_value.exit_code)
     sys.__unraisablehook__(unraisable)
 
 
-def _end_at_once(exit_code: int) -> None:
+def end_at_once(exit_code: int) -> None:
     """Prints the message and ends the process as abruptly as a kill, which a home survives at any moment."""
     message = _message()
     with suppress(OSError):

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
 from .. import IncrementConfig
 from ..records import Settings
 from .settings import setting_help
+
+
+def path_from(text: str) -> Path:
+    """Reads a path from the command line; refuses an empty one, which Python takes for the current folder."""
+    if not text:
+        raise typer.BadParameter("the path is empty, as when a shell variable is not set")
+    return Path(text)
+
+
+def refuse_empty_paths(work: Callable[..., None]) -> None:
+    """Makes `path_from` read all arguments and options of a command that are paths."""
+    hints: dict[str, Any] = get_type_hints(work, include_extras=True)
+    work.__annotations__ = hints  # typer would otherwise evaluate them again
+    for hint in hints.values():
+        value, *extra = get_args(hint)[:2] if get_origin(hint) is Annotated else (None,)
+        if Path in (value, *get_args(value)):
+            extra[0].parser = path_from
 
 
 def setting(config: type[Settings], name: str, *flags: str, **extra: Any) -> Any:

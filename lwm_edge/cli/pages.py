@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..records import printable
 from .answer import open_chosen_home, show, with_progress
 from .options import HomeOption, JsonOption
 from .terminal import in_bytes, print_rows
@@ -47,7 +48,7 @@ def page(report: PageReport) -> None:
     """Prints which page was written."""
     photos = f"{report.embedded_photos} of your photos; be careful who gets the page"
     rows = {
-        "Page": f"{report.page}, {in_bytes(report.page_bytes)}",
+        "Page": f"{printable(report.page)}, {in_bytes(report.page_bytes)}",
         "Photos in it": photos if report.embedded_photos else "none",
         "Audit": "passed" if report.audit_passed else "FAILED; the page says why",
         "Origin": "proven" if report.custody_passed else "not proven; the page says why",

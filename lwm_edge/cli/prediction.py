@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..advice import home_option
 from ..errors import SOME_PHOTOS_FAILED, ConfigError
 from ..model.terms import KEPT
+from ..records import printable
 from .answer import open_chosen_home, show, with_progress
-from .options import HomeOption, JsonOption
+from .options import HomeOption, JsonOption, path_from
 from .terminal import note, out, percent, safe
 
 if TYPE_CHECKING:
@@ -21,15 +24,11 @@ if TYPE_CHECKING:
     from ..model.classifier import Prediction
 
 STDIN = "-"
-_NO_THRESHOLD = (
-    "Note: this model has no threshold for unknown objects; set one with photos of known classes "
-    "that it has not learnt from: lwm-edge calibrate PHOTOS"
-)
 
 
 def _photo(text: str) -> Path | str:
     """Tells `-` (standard input) from `./-` (a file); as paths, they would be equal."""
-    return text if text == STDIN else Path(text)
+    return text if text == STDIN else path_from(text)
 
 
 def predict_command(
@@ -87,7 +86,7 @@ def predict_command(
     )
     named = (p if p.photo else p.model_copy(update={"photo": Path(STDIN)}) for p in report.predictions)
     report = report.model_copy(update={"predictions": tuple(named)})
-    show(report, as_json, partial(predictions, unknown=unknown))
+    show(report, as_json, partial(predictions, home=opened.path, unknown=unknown))
     if any(prediction.error for prediction in report.predictions):
         raise typer.Exit(SOME_PHOTOS_FAILED)
 
@@ -96,10 +95,14 @@ def _with_stdin(photos: list[Any]) -> list[Any]:
     """Replaces `-` with standard input.
 
     Raises:
-        ConfigError: Standard input was given twice, or is a terminal.
+        ConfigError: Standard input was given twice, is closed, or is a terminal.
     """
     if photos.count(STDIN) > 1:
         raise ConfigError(f"{STDIN} means standard input, which can hold only one photo; give it once")
+    if STDIN in photos and sys.stdin is None:
+        raise ConfigError(
+            f"{STDIN} means standard input, which is closed; send a photo to it, or give a file"
+        )
     if STDIN in photos and sys.stdin.isatty():
         raise ConfigError(
             f"{STDIN} means standard input; send a photo to it, as in lwm-edge predict - < photo.jpg"
@@ -127,31 +130,35 @@ def _watch(
         report = PredictionReport(
             onnx=home.onnx, model_digest=Classifier(home.onnx).model_digest, predictions=tuple(seen)
         )
-        show(report, True, partial(predictions, unknown=unknown))
+        show(report, True, partial(predictions, home=home.path, unknown=unknown))
         return
     for number, prediction in enumerate(seen):
         if not number:
-            _note_lack_of_threshold([prediction], unknown)
+            _note_lack_of_threshold([prediction], home.path, unknown)
         _print(prediction, unknown)
 
 
-def predictions(report: PredictionReport, unknown: bool = False) -> None:
+def predictions(report: PredictionReport, home: Path, unknown: bool = False) -> None:
     """Prints one line per photo; with `unknown`, the line says if the photo seems to show no known class."""
-    _note_lack_of_threshold(report.predictions, unknown)
+    _note_lack_of_threshold(report.predictions, home, unknown)
     for prediction in report.predictions:
         _print(prediction, unknown)
 
 
-def _note_lack_of_threshold(seen: tuple[Prediction, ...] | list[Prediction], unknown: bool) -> None:
+def _note_lack_of_threshold(seen: Sequence[Prediction], home: Path, unknown: bool) -> None:
     if unknown and any(p.unknown is None and not p.error for p in seen):
-        note(_NO_THRESHOLD)
+        note(
+            "Note: this model has no threshold for unknown objects; set one with photos of known classes "
+            f"that it has not learnt from: lwm-edge calibrate PHOTOS {home_option(home)}"
+        )
 
 
 def _print(prediction: Prediction, unknown: bool) -> None:
+    name = printable(prediction.photo) if prediction.photo else STDIN
     if prediction.error:
-        note(f"{prediction.photo}: {prediction.error}")
+        note(f"{name}: {prediction.error}")
         return
     pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
     classes = ", ".join(f"{name} {percent(p)}" for name, p in pairs)
     text = f"unknown (at best {classes})" if unknown and prediction.unknown else classes
-    out().print(safe(f"{prediction.photo}: {text}"))
+    out().print(safe(f"{name}: {text}"))

@@ -5,9 +5,9 @@ Figures for engineers (drift, digests, parity, memory) are printed with `--detai
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
+from ..advice import home_option
 from ..records import printable
 from ..wording import counted
 from .display import growth, left_out, parity_found
@@ -91,7 +91,7 @@ def _shipped(estimate: ShippedEstimate | None) -> str | None:
 
 
 def _next_steps(report: IncrementReport) -> list[str]:
-    home = f"--home {shlex.quote(printable(report.home))}"
+    home = home_option(report.home)
     steps = []
     if weak := [c.class_name for c in report.judged if _share(c) < _WELL_RECOGNISED]:
         steps.append(f"give more photos of {joined(weak, _LISTED)}: lwm-edge add-photos PHOTOS {home}")

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .. import BaseConfig, IncrementConfig, PackConfig, inspection
 from ..errors import ConfigError
-from ..records import Record, Settings, absolute, invalid
+from ..records import ExactPath, Record, Settings, absolute, invalid
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,7 +31,7 @@ _MAX_BYTES = 1024**2
 class FileConfig(Record):
     """Holds the content of `lwm-edge.toml`: `home`, and the table `[increment]` for IncrementConfig."""
 
-    home: Path | None = None
+    home: ExactPath | None = None
     increment: dict[str, Any] = Field(default={})
 
     @model_validator(mode="before")
@@ -166,7 +166,13 @@ def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:
     Raises:
         ConfigError: Some settings cannot be used, or do not fit together.
     """
-    return IncrementConfig(**{**file_config.increment, **_given(given)})
+    own = _given(given)
+    try:
+        return IncrementConfig(**{**file_config.increment, **own})
+    except ConfigError as error:
+        IncrementConfig(**own)  # raises if it is not the file that is at fault
+        what = f"{CONFIG_FILE} has settings in [increment] that cannot be used here"
+        raise ConfigError(what, error.problems) from None
 
 
 def base_config(**given: Any) -> BaseConfig:

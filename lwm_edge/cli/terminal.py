@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from .. import LwmEdgeError
 from ..characters import escaped
+from ..records import utf8_text
 
 _LISTED = 10
 _USUAL_WIDTH = 80
@@ -45,7 +46,7 @@ def note(text: str) -> None:
 
 def safe(text: str) -> str:
     """Escapes text, so that neither markup nor control characters, except newlines, affect the terminal."""
-    return escape(escaped(text, kept="\n"))
+    return escape(escaped(utf8_text(text), kept="\n"))
 
 
 def percent(value: float | None) -> str:

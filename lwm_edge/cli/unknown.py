@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..records import printable
 from ..wording import counted
 from . import display
 from .answer import open_chosen_home, show, with_progress
@@ -50,7 +51,7 @@ def calibration(report: CalibrationReport, details: bool = False) -> None:
         "Photos": f"{report.photos} of {classes}: {listed(report.calibrated_classes)}{left_out}",
         "Before": before,
         "Now": display.threshold(report.calibration),
-        "Load it from": str(report.change.onnx),
+        "Load it from": printable(report.change.onnx),
         **(change_details(report.change) if details else {}),
     }
     print_rows("Calibrated the score for unknown objects", rows)

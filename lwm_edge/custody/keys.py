@@ -64,6 +64,8 @@ def generate_key(name: AnyPath) -> KeyReport:
     name = Path(name)
     if str(name) == outputs.STDOUT:
         raise ConfigError(f"{name} is standard output, but a key pair is two files; give them a name")
+    if name.name in ("", ".."):
+        raise ConfigError(f"{name} is a folder, but a key pair is two files; give them a name")
     private, public = (name.with_name(name.name + suffix) for suffix in (PRIVATE_SUFFIX, PUBLIC_SUFFIX))
     if taken := [str(path) for path in (private, public) if path.exists() or path.is_symlink()]:
         raise ConfigError(

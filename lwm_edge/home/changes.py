@@ -11,7 +11,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from .. import durability, storage
+from .. import durability, inspection, storage
+from ..advice import home_option
 from ..custody.keys import read_private_key
 from ..errors import BundleError, BusyError, HomeError, LwmEdgeError
 from ..model.bundle import Arrays, Bundle, open_bundle
@@ -123,6 +124,10 @@ def _no_half_made_home(home: Home, made_here: bool) -> Iterator[None]:
 
 
 def _check_init(home: Path, base: Bundle, replace: bool) -> None:
+    if around := inspection.home_around(home):
+        raise HomeError(
+            f"{home} is in the model home {around}, which holds nothing but the model; choose another folder"
+        )
     if not os.path.lexists(home):
         return
     if not home.is_dir():
@@ -136,7 +141,7 @@ def _check_init(home: Path, base: Bundle, replace: bool) -> None:
     if not replace and not all(_is_copy_of(base, Generation(folder)) for folder in models):
         raise HomeError(
             f"{home} has a model, but {ownership.CURRENT} points at none; to keep it, run: lwm-edge repair "
-            f"--home {home}; or, to start over from {base.path}, pass --replace"
+            f"{home_option(home)}; or, to start over from {base.path}, pass --replace"
         )
 
 

@@ -17,7 +17,6 @@ from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..records import AnyPath, ProgressCallback, StepReporter, ignore_progress, one_step
 from ..wording import counted, percent_reached
-from . import ownership
 from .config import ExportConfig
 from .home import Home, home_or_bundle
 from .reports import ExportReport
@@ -60,7 +59,7 @@ def export_onnx(
     target = outputs.STDOUT if output == outputs.STDOUT else Path(output)
     outputs.check_output(target, may_be_stdout=True)
     if isinstance(target, Path):
-        _refuse_model_files(target, source)
+        _refuse_source(target, source)
     found = home_or_bundle(source)
     if isinstance(found, Home):
         content, manifest, parity = found.read(lambda g: _verified(open_bundle(g.bundle), on_progress))
@@ -85,19 +84,15 @@ def _verified(bundle: Bundle, on_progress: ProgressCallback) -> tuple[bytes, Man
     return verified_onnx(bundle)
 
 
-def _refuse_model_files(output: Path, source: Home | AnyPath) -> None:
-    """Refuses to write over the bundle being exported, or into a home.
+def _refuse_source(output: Path, source: Home | AnyPath) -> None:
+    """Refuses to write over the bundle being exported.
 
     Raises:
-        ConfigError: The output is that bundle, or is inside a home.
+        ConfigError: The output is that bundle.
     """
     is_file = not isinstance(source, Home) and Path(source).exists() and output.exists()
-    is_source = is_file and output.samefile(str(source))
-    folders = output.resolve().parents
-    if is_source or any(ownership.is_home(folder) for folder in folders[:3]):
-        raise ConfigError(
-            f"cannot write {output}: it is the bundle itself, or inside a model home; choose another file"
-        )
+    if is_file and output.samefile(str(source)):
+        raise ConfigError(f"cannot write {output}: it is the bundle itself; choose another file")
 
 
 def verified_onnx(bundle: Bundle) -> tuple[bytes, Manifest, ParityReport]:

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .. import durability, locks, storage
+from .. import durability, inspection, locks, storage
 from .._disk import missing_features
+from ..advice import home_option
 from ..errors import HomeError, LwmEdgeError, explains_os_failures
 from ..model.bundle import Bundle, open_bundle
 from ..records import AnyPath, absolute
@@ -60,6 +61,11 @@ class Generation:
     def bundle(self) -> Path:
         """Returns the path of the bundle."""
         return self.path / BUNDLE
+
+    @property
+    def home(self) -> Path:
+        """Returns the path of the home."""
+        return self.path.parents[1]
 
     @property
     def onnx(self) -> Path:
@@ -127,11 +133,11 @@ class Home:
         """Makes the error for a home without a current generation; it says what to do on this system."""
         if ownership.generation_folders(self.path):
             what = f"has models, but {CURRENT} points at none of them"
-            change = f"try: lwm-edge repair --home {self.path}"
+            change = f"try: lwm-edge repair {home_option(self.path)}"
             copy = "copy the home again, with its links or with its newest model alone"
         else:
             what = f"is not a model home (there is no {CURRENT} model in it)"
-            change = f"make one with: lwm-edge init BASE.lwm --home {self.path}"
+            change = f"make one with: lwm-edge init BASE.lwm {home_option(self.path)}"
             copy = "make one on Linux or macOS, and copy it here"
         return HomeError(f"{self.path} {what}; {copy if missing_features() else change}")
 
@@ -253,7 +259,7 @@ class Home:
 
     def _link_name(self) -> str | None:
         """Returns the name of the folder that the link points at; None if the link is missing or not ours."""
-        return ownership.generation_named_by(self.path / CURRENT)
+        return inspection.generation_named_by(self.path / CURRENT)
 
     def _current_name(self) -> str | None:
         """Returns the name of the folder that the link points at; None if there is no such folder."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..records import AnyNamePath, ExactPath, Report, printable
+from ..advice import home_option, quoted
+from ..records import AnyNamePath, ExactPath, Report
 from .home import Home
 from .ownership import checkpoint_header
 
@@ -48,11 +47,11 @@ def interrupted_increment(home: Home, model_digest: str) -> InterruptedReport | 
         return None
     if header.parent_digest != model_digest:
         return None
-    photos = shlex.quote(printable(header.photos)) if header.photos else "PHOTOS"
+    photos = quoted(header.photos) if header.photos else "PHOTOS"
     return InterruptedReport(
         step=header.step,
         photos=header.photos,
-        resume=f"lwm-edge add-classes {photos} --home {shlex.quote(printable(home.path))}",
+        resume=f"lwm-edge add-classes {photos} {home_option(home.path)}",
     )
 
 

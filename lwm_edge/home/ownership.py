@@ -21,7 +21,7 @@ from ..errors import HomeError, TrustError
 from ..model.bundle import MANIFEST
 from ..records import printable
 
-CURRENT, GENERATIONS, LOCK = "current", "generations", "lock"
+CURRENT, GENERATIONS, LOCK = inspection.CURRENT, inspection.GENERATIONS, "lock"
 TRAINING, TRUST = "training.safetensors", "vendor.pub"
 BUNDLE, ONNX, LABELS, RECEIPT = "model.lwm", "classifier.onnx", "labels.txt", "receipt.json"
 GENERATION_FILES = (BUNDLE, ONNX, LABELS, RECEIPT)
@@ -37,12 +37,6 @@ _MAY_BE_IN_A_GENERATION = frozenset(
 )
 _LAST_NUMBER = 99_999_999
 _MAX_LISTED = 5
-
-
-def generation_named_by(link: Path) -> str | None:
-    """Returns the name of the generation that a link points at; None if we did not make the link."""
-    target = link.readlink().as_posix() if link.is_symlink() else ""  # Windows writes it with backslashes
-    return target.partition("/")[2] if re.fullmatch(rf"{GENERATIONS}/[0-9]{{8}}", target) else None
 
 
 def generation_folders(home: Path) -> list[Path]:
@@ -67,7 +61,7 @@ def next_number(home: Path) -> int:
     Raises:
         HomeError: No number is left.
     """
-    current = generation_named_by(home / CURRENT)
+    current = inspection.generation_named_by(home / CURRENT)
     known = [int(current)] if current else [int(folder.name) for folder in generations_with_bundles(home)]
     number = max(known, default=-1) + 1
     while os.path.lexists(path := home / GENERATIONS / f"{number:08d}") and not _is_ours_by_content(path):
@@ -161,7 +155,7 @@ def remove_staged(home: Path) -> None:
     """
     for name in (CURRENT, TRUST, TRAINING):
         staged = storage.staged_path(home / name)
-        if name == CURRENT and generation_named_by(staged):
+        if name == CURRENT and inspection.generation_named_by(staged):
             storage.remove_link(staged)
         elif name == CURRENT and os.path.lexists(staged):
             raise HomeError(f"{staged} is not one of lwm-edge's links, so it is left alone; move it away")
@@ -199,7 +193,7 @@ def is_home(folder: Path) -> bool:
     link = folder / CURRENT
     if not link.is_symlink():
         return False
-    name = generation_named_by(link)
+    name = inspection.generation_named_by(link)
     is_damaged_home = name and (folder / GENERATIONS / name).exists() and _is_our_lock(folder / LOCK)
     return bool(generations_with_bundles(folder) or is_damaged_home)
 
@@ -226,7 +220,7 @@ def require_nothing_foreign(home: Path) -> None:
     """
     require_generations_inside(home)
     foreign = [*_foreign(home)]
-    if (home / CURRENT).is_symlink() and not generation_named_by(home / CURRENT):
+    if (home / CURRENT).is_symlink() and not inspection.generation_named_by(home / CURRENT):
         foreign.insert(0, home / CURRENT)
     if not foreign and not (home / LOCK).exists():  # `init` makes the lock first, so nothing here is ours
         foreign = inspection.entries(home)
@@ -273,7 +267,7 @@ def _foreign_in(generation: Path) -> list[Path]:
         foreign = [path for path in inspection.entries(generation) if not _may_be_in_a_generation(path)]
     except HomeError:  # its content cannot be listed
         return [generation]
-    is_current = generation.name == generation_named_by(generation.parents[1] / CURRENT)
+    is_current = generation.name == inspection.generation_named_by(generation.parents[1] / CURRENT)
     return foreign if foreign or is_current or is_generation(generation) else [generation]
 
 
@@ -285,7 +279,7 @@ def _is_ours(path: Path) -> bool:
     if path.name == CURRENT:  # wherever the link points, `repair` can point it at a model
         return path.is_symlink()
     if path.name == storage.staged_path(Path(CURRENT)).name:
-        return generation_named_by(path) is not None
+        return inspection.generation_named_by(path) is not None
     if path.name == TRAINING:
         return is_checkpoint(path)
     if path.name == TRUST:

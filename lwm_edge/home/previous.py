@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..advice import home_option
 from ..custody.chain import make_deed
 from ..errors import BundleError, ConfigError
 from ..model.bundle import Bundle
@@ -49,7 +50,8 @@ def _return_to_previous(generation: Generation, current: Bundle) -> Edited:
     if not permits_undo(current.manifest):
         raise ConfigError(
             "the vendor does not permit undo for this model, so the model before the latest change is not "
-            "kept; to start over from the base, run lwm-edge init BASE.lwm --replace"
+            "kept; to start over from the base, run "
+            f"lwm-edge init BASE.lwm --replace {home_option(generation.home)}"
         )
     previous = model_before(generation, current)
     if previous is None:
@@ -70,6 +72,6 @@ def model_before(generation: Generation, current: Bundle) -> Bundle | None:
     if previous is None:
         raise BundleError(
             f"{generation.previous} is missing or damaged, so there is nothing to return to; run: "
-            "lwm-edge repair"
+            f"lwm-edge repair {home_option(generation.home)}"
         )
     return previous if previous.manifest != current.manifest else None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import PhotosError
+from ..errors import ConfigError, PhotosError
 from ..model.bundle import HISTOGRAM, open_bundle
 from ..model.classifier import Classifier, Prediction
 from ..model.custody_record import ChangeKind
@@ -23,12 +23,12 @@ from ..model.terms import KEPT, Activation
 from ..model.unknown import Calibration, calibrate, kept_by_class
 from ..photos.class_names import fold_class_name
 from ..photos.folders import PhotoFolder, read_photo_folder
-from ..photos.in_memory import AnyPhoto, photos_in
+from ..photos.in_memory import AnyPhoto, name_of, photos_in
 from ..photos.left_out import left_out_lines
 from ..photos.listing import files_below
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..photos.preprocessing import Preprocessing
-from ..records import AnyNamePath, AnyPath, ProgressCallback, Report, ignore_progress
+from ..records import AnyNamePath, AnyPath, ProgressCallback, Report, ignore_progress, printable
 from .home import Home, home_or_bundle, open_home
 from .interrupted import InterruptedReport, interrupted_increment
 
@@ -157,8 +157,9 @@ def predict(
     classifier = home.read(lambda generation: Classifier(generation.onnx))
     predictions = classifier.classify(given, top_k, keep=keep, on_progress=on_progress)
     if predictions and all(p.error for p in predictions):
-        problems = [(p.photo or Path("a photo in memory"), p.error or "") for p in predictions]
-        raise PhotosError("none of the photos can be read", left_out_lines(problems, str))
+        pairs = zip(predictions, given, strict=True)
+        problems = [(p.photo or Path(name_of(g)), p.error or "") for p, g in pairs]
+        raise PhotosError("none of the photos can be read", left_out_lines(problems, printable))
     return PredictionReport(onnx=home.onnx, model_digest=classifier.model_digest, predictions=predictions)
 
 
@@ -168,6 +169,8 @@ def _in_folder(photo: AnyPhoto) -> list[AnyPhoto]:
     Raises:
         PhotosError: There is no file in the folder.
     """
+    if isinstance(photo, str) and not photo:
+        raise ConfigError("a photo's path is empty; give the path of a photo or a folder")
     if not isinstance(photo, str | PathLike) or not Path(photo).is_dir():
         return [photo]
     folder = Path(photo)

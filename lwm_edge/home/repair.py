@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from .. import inspection, locks, storage
+from ..advice import home_option
 from ..errors import BundleError, HomeError
 from ..model.bundle import Bundle, open_bundle
 from ..model.onnx.reports import ParityReport
@@ -103,7 +104,7 @@ def _only_model(home: Home) -> Generation:
     if not found:
         raise HomeError(
             f"{home.path} holds no sound model; start over with: "
-            f"lwm-edge init BASE.lwm --replace --home {home.path}"
+            f"lwm-edge init BASE.lwm --replace {home_option(home.path)}"
         )
     raise HomeError(
         f"{home.path} holds several models, and {CURRENT} points at none of them; remove all but the one "
@@ -118,7 +119,8 @@ def _sound_bundle(generation: Generation) -> Bundle:
     except BundleError as error:
         raise BundleError(
             f"the model itself is damaged ({error.message}), and repair cannot fix it; replace {BUNDLE} with "
-            "a sound copy, or start over from the shipped base with lwm-edge init BASE.lwm --replace",
+            "a sound copy, or start over from the shipped base with "
+            f"lwm-edge init BASE.lwm --replace {home_option(generation.home)}",
             error.problems,
         ) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import inspection, storage
+from ..advice import home_option
 from ..custody.chain import custody_problems
 from ..custody.keys import public_key_pem, read_public_key
 from ..errors import TrustError
@@ -23,7 +24,7 @@ def trusted_key(home: Home) -> str | None:
     if home.trust.is_symlink() or inspection.read_regular(home.trust) != public_key_pem(key):
         raise TrustError(
             f"{home.trust} was altered; start over with the vendor's base and key: lwm-edge init BASE.lwm "
-            f"--replace --trust VENDOR.pub --home {home.path}"
+            f"--replace --trust VENDOR.pub {home_option(home.path)}"
         )
     return key
 
@@ -84,6 +85,6 @@ def require_trusted_model(home: Home, manifest: Manifest) -> None:
         raise TrustError(
             f"the model in {home.path} does not verify against the key that the home trusts, so nothing "
             "is changed; start over from the vendor's base: "
-            f"lwm-edge init BASE.lwm --replace --home {home.path}",
+            f"lwm-edge init BASE.lwm --replace {home_option(home.path)}",
             problems,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..advice import home_option
 from ..errors import ConfigError, LwmEdgeError, PhotosError, ResourceError, shortened
 from ..home.home import Home
 from ..learning.config import IncrementConfig
@@ -78,7 +79,7 @@ class Teaching:
         if note.home != self.home.path:
             raise ConfigError(
                 f"teaching {note.class_name} to another home's model, with photos from {self.folder.path}, "
-                f"was interrupted; run lwm-edge inbox with --home {note.home} first"
+                f"was interrupted; run lwm-edge inbox with {home_option(note.home)} first"
             )
         if self._resolve(note, None):
             done = "moved" if self.folder.taught else "deleted"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from ..advice import home_option
 from ..errors import GateError, LwmEdgeError, shortened
 from ..home.home import Home
 from ..model.manifest import Manifest
@@ -46,8 +47,9 @@ def question(note: Note) -> Reason:
     file = printable(Path(reason_file(note.folder).name))
     return Reason(
         reason="teaching was interrupted, and it is not clear whether the model has learnt from these "
-        "photos, because the home was changed in the meantime: check with lwm-edge info --history, take away "
-        f"those that it has learnt from, and remove {file}",
+        "photos, because the home was changed in the meantime: check with "
+        f"lwm-edge info --history {home_option(note.home)}, take away those that it has learnt from, and "
+        f"remove {file}",
         problems=tuple(shortened(names, LISTED, "more photo", "more photos")),
         tried=note.tried + 1,
         final=True,

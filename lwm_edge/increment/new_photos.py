@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ..advice import home_option
 from ..errors import CapacityError
 from ..learning.config import IncrementConfig, MorePhotos
 from ..memory import rss_bytes
@@ -20,6 +21,7 @@ from .values import NewPhotos
 
 
 def read_photos(
+    home: Path,
     folder: Path,
     manifest: Manifest,
     config: IncrementConfig,
@@ -29,6 +31,7 @@ def read_photos(
     """Checks and splits the photos; those that fit into a small share of memory stay decoded for later.
 
     Args:
+        home: Path of the home, for advice.
         folder: Path of the folder of photos.
         manifest: Manifest of the model before the increment.
         config: Settings of the increment.
@@ -48,7 +51,7 @@ def read_photos(
         cache,
         min_photos=config.min_photos,
         known_classes=() if more else manifest.class_names,
-        if_known=_advice_on(manifest),
+        if_known=_advice_on(home, manifest),
         first_label=len(manifest.class_names),
         label_of=_labels_of_known(manifest) if more else None,
         class_name=config.class_name,
@@ -60,7 +63,7 @@ def read_photos(
     # photos that are left out need not stay in memory
     cache.keep_only(photo.path for photos in photo_folder.photos for photo in photos)
     if not more:
-        _check_capacity(manifest, photo_folder.class_names)
+        _check_capacity(home, manifest, photo_folder.class_names)
     splits = [split_held_back(photos, config.held_back, config.seed) for photos in photo_folder.photos]
     to_learn = [photo for learn, _ in splits for photo in learn]
     held_back = [photo for _, held in splits for photo in held]
@@ -75,12 +78,12 @@ def read_photos(
     )
 
 
-def _advice_on(manifest: Manifest) -> Callable[[str], str]:
+def _advice_on(home: Path, manifest: Manifest) -> Callable[[str], str]:
     """Makes a function that says what to do with photos of a class that the model already knows."""
     shipped = manifest.class_names[: manifest.shipped_classes]
     may_grow = "add-photos" in manifest.permits
     return lambda name: advice_on_known_class(
-        name, shipped=name in shipped, may_grow=may_grow or name not in shipped
+        name, home, shipped=name in shipped, may_grow=may_grow or name not in shipped
     )
 
 
@@ -101,11 +104,12 @@ def _labels_of_known(manifest: Manifest) -> Callable[[str], int | str]:
     return label_of
 
 
-def _check_capacity(manifest: Manifest, new_classes: tuple[str, ...]) -> None:
+def _check_capacity(home: Path, manifest: Manifest, new_classes: tuple[str, ...]) -> None:
     free = manifest.capacity - len(manifest.class_names)
     if len(new_classes) > free:
         raise CapacityError(
             f"{counted(len(new_classes), 'new class does', 'new classes do')} not fit: the model knows "
             f"{len(manifest.class_names)} of at most {manifest.capacity}, so there is room for {free} more; "
-            "remove classes first (lwm-edge remove-class), or ask the vendor for a base of larger capacity"
+            f"remove classes first (lwm-edge remove-class NAME {home_option(home)}), or ask the vendor for a "
+            "base of larger capacity"
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
+from ..advice import home_option
 from ..custody.chain import make_deed
 from ..errors import BundleError, ConfigError
 from ..home.changes import Edited, change_model
@@ -67,18 +69,18 @@ def remove_class(
         row = find_class(model.manifest, class_name)
         if exact:
             return _exactly_removed(generation, model, row)
-        _require_removable(model.manifest, row, shipped=shipped)
+        _require_removable(generation.home, model.manifest, row, shipped=shipped)
         return _removed(model, row)
 
     return change_model(home, edit, sign_with=sign_with, on_progress=on_progress, wait=wait)
 
 
-def _require_removable(manifest: Manifest, row: int, *, shipped: bool) -> None:
+def _require_removable(home: Path, manifest: Manifest, row: int, *, shipped: bool) -> None:
     name = manifest.class_names[row]
     if row < manifest.shipped_classes and not shipped:
         raise ConfigError(
             f"{name} was shipped by the vendor, and this device cannot learn it again without photos; to "
-            f"remove it anyway: lwm-edge remove-class {shlex.quote(name)} --shipped"
+            f"remove it anyway: lwm-edge remove-class {shlex.quote(name)} --shipped {home_option(home)}"
         )
     if len(manifest.class_names) == 1:
         raise BundleError(f"{name} is the model's only class and cannot be removed")
@@ -154,7 +156,7 @@ def _exactly_removed(generation: Generation, model: Bundle, row: int) -> Edited:
         raise ConfigError(
             f"{refused}: {why_not}. What its photos added to the covariance cannot be separated from what "
             "other photos added: leave out --exact to remove everything else, or start over (lwm-edge init "
-            "BASE.lwm --replace) and learn the other classes again"
+            f"BASE.lwm --replace {home_option(generation.home)}) and learn the other classes again"
         )
     return Edited(
         before.arrays(),

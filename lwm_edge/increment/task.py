@@ -92,7 +92,7 @@ def set_up(
         require_solved_head(parent)
     # Memory that one photo frees is kept for the next, unless the limit is tight: kept memory counts as used.
     with freed_memory_kept(memory_limit(config)[0] - rss_bytes() > 2 * MAX_MEMORY_BYTES):
-        photos = read_photos(folder, parent.manifest, config, on_progress, more)
+        photos = read_photos(home.path, folder, parent.manifest, config, on_progress, more)
     reading = max(0, peak_rss_bytes() - rss_bytes())
     decoding, separate = decoding_bytes(reading), separate_decoding_bytes(reading)
     preparation = _Preparation(home, folder, parent, photos, config, timer, on_progress, decoding, separate)

@@ -143,7 +143,7 @@ class IncrementConfig(Settings):
             recipe.
     """
 
-    recipe: RecipeName | Literal["auto"] = "auto"
+    recipe: Literal[RecipeName, "auto"] = "auto"
     """Recipe of the increment: auto, lwm-lda, lda, lwm, lwf-mc or finetune.
 
     `lwm` trains with the paper's loss, `lwf-mc` with the same loss without its attention term, and `finetune`

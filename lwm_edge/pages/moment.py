@@ -133,7 +133,7 @@ def add_classes_with_page(
         LwmEdgeError: The increment fails for one of the reasons that `add_classes` lists.
     """
     home, photos, page = open_home(home), Path(photos), Path(page)
-    check_page(home, page)
+    check_page(page)
     config = resumed_settings(home, config or IncrementConfig())
     with _kept_open(home) as before:
         receipt = add_classes(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from .. import outputs
-from ..errors import ConfigError
 from ..home.home import Home, open_home
 from ..home.readers import PastChange, evaluate
 from ..increment.reports import IncrementReport
@@ -86,23 +84,19 @@ def write_report(
         ResourceError: Memory or disk space ran out.
     """
     home, output = open_home(home), Path(output)
-    check_page(home, output)
+    check_page(output)
     evaluation = evaluate(home, photos, on_progress=on_progress) if photos is not None else None
     report = StepReporter("page", PAGE_STEPS, on_progress)
     return render(home, output, gather_facts(home, evaluation, report), report=report)
 
 
-def check_page(home: Home, output: Path) -> None:
+def check_page(output: Path) -> None:
     """Checks, before the work begins, that the page can and may be written to its path.
 
     Raises:
-        ConfigError: The page would be in the home, cannot be written, or needs a library that is missing.
+        ConfigError: The page would be in a model home, cannot be written, or needs a library that is missing.
     """
     outputs.check_output(output)
-    if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(home.path)):
-        raise ConfigError(
-            f"{output} is in the model home, which holds nothing but the model; choose another folder"
-        )
     require_matplotlib()
     require_jinja2()
 

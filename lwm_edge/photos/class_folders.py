@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
 
+from ..advice import home_option
 from ..errors import PhotosError, shortened
 from .class_names import class_name_problem, fold_class_name, normalise_class_name, shown_class_name
 from .left_out import has_photo_ending
@@ -46,11 +48,14 @@ def name_problems(
     return problems
 
 
-def advice_on_known_class(name: str, *, shipped: bool = False, may_grow: bool = True) -> str:
+def advice_on_known_class(
+    name: str, home: Path | None = None, *, shipped: bool = False, may_grow: bool = True
+) -> str:
     """Says what can be done with photos of a class that the model already knows.
 
     Args:
         name: Name of the class.
+        home: Path of the home; None if there is none.
         shipped: Whether the vendor shipped the class.
         may_grow: Whether the model may learn from more photos of the class.
     """
@@ -59,7 +64,8 @@ def advice_on_known_class(name: str, *, shipped: bool = False, may_grow: bool = 
         if may_grow
         else "the vendor shipped it, and does not permit more photos of it"
     )
-    command = f"lwm-edge remove-class {shlex.quote(name)}{' --shipped' if shipped else ''}"
+    options = [*(["--shipped"] if shipped else []), *([home_option(home)] if home else [])]
+    command = " ".join(["lwm-edge remove-class", shlex.quote(name), *options])
     return f"{more}; to teach it again, remove it ({command}) and add it with all its photos"
 
 

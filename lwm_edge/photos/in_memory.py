@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import ConfigError, PhotosError, first_line
-from ..records import AnyPath
+from ..records import AnyPath, printable
 from .guard import MAX_FILE_BYTES, check_pixels, wait_on
 from .pixels import MODES_WITHOUT_RANGE, Pixels, preprocess
 from .preprocessing import Preprocessing
@@ -89,6 +89,14 @@ def is_photo(given: object) -> bool:
         return given.ndim in (2, 3)
     is_content = isinstance(given, str | PathLike | bytes | bytearray | memoryview | Image.Image)
     return is_content or callable(getattr(given, "read", None))
+
+
+def name_of(photo: object) -> str:
+    """Names a photo that has no path: an open file by its name, anything else as a photo in memory."""
+    name = getattr(photo, "name", None)
+    if name == "<stdin>":
+        return "standard input"
+    return printable(Path(name)) if isinstance(name, str) and name else "a photo in memory"
 
 
 def _kind(given: object) -> str:

@@ -186,7 +186,7 @@ def test_settings_out_of_range_are_all_listed() -> None:
     with pytest.raises(ConfigError) as caught:
         base_config(architecture="resnet18", capacity=0, batch_size=1)
     assert len(caught.value.problems) == 2
-    with pytest.raises(ConfigError, match="epochs: Input should be greater than or equal to 1"):
+    with pytest.raises(ConfigError, match="epochs: it must be greater than or equal to 1"):
         base_config(architecture="resnet18", epochs=0)
 
 

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from lwm_edge import errors
 from lwm_edge.cli import commands
+from lwm_edge.cli.options import path_from
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.home.home import Home
 from lwm_edge.model.bundle import open_bundle
@@ -170,6 +171,26 @@ def test_exit_codes_by_cause(run: Any, home: Home, arguments: list[str], code: i
     assert result.code == code
     assert text in " ".join(result.err.split()) and "Traceback" not in result.err and result.out == ""
     assert state_of(home.path) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inbox", "", "--delete", "--once"], ["inbox", "x", "--taught", ""], ["predict", ""], ["init", ""],
+        ["add-classes", ""], ["info", "--home", ""], ["undo", "--sign-with", ""], ["report", "-o", ""],
+        ["verify", "--trust", ""], ["keygen", ""],
+    ],
+)  # fmt: skip
+def test_an_empty_path_is_refused(run: Any, arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.code == 2 and "the path is empty" in " ".join(result.err.split())
+
+
+def test_every_path_of_every_command_is_read_in_the_same_way() -> None:
+    for command in commands._COMMANDS.values():
+        hints = get_type_hints(command, include_extras=True)
+        paths = [get_args(hint) for hint in hints.values() if "Path" in repr(get_args(hint)[:1])]
+        assert all(option.parser is path_from for _, option, *_ in paths)
 
 
 @pytest.mark.slow

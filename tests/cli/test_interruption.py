@@ -52,6 +52,13 @@ def test_a_stop_while_a_library_that_swallows_exceptions_loads(
         assert (end.stdout, end.stderr) == ("", "Interrupted; nothing was changed.\n")
 
 
+def test_a_stop_before_signals_are_handled_is_one_sentence() -> None:
+    stops = "import time; time.monotonic = lambda: exec('raise KeyboardInterrupt')"
+    starts = "from lwm_edge.__main__ import main; main()"
+    end = subprocess.run([sys.executable, "-c", f"{stops}; {starts}"], capture_output=True, text=True)
+    assert (end.returncode, end.stdout, end.stderr) == (130, "", "Interrupted; nothing was changed.\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["remove-class", "rename-class", "init", "repair"])
 def test_just_after_the_link_is_switched_the_sentence_says_that_the_change_was_made(

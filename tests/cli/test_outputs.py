@@ -20,6 +20,7 @@ from lwm_edge import (
     build_base,
     export_onnx,
     generate_key,
+    init_home,
     outputs,
     sign_bundle,
     simulate,
@@ -181,6 +182,21 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path: P
     for name, why in (("taken", "is a folder"), ("n" * 250, "too long"), ("none/a", "folder that exists")):
         with pytest.raises(ConfigError, match=why):
             outputs.check_output(tmp_path / name)
+
+
+def test_nothing_is_written_into_a_home(home: Home, tmp_path: Path) -> None:
+    before = state_of(home.path)
+    (tmp_path / "link").symlink_to(home.path)
+    for folder in (home.path, home.current().path, tmp_path / "link"):
+        for call in (
+            lambda path: outputs.check_output(path),
+            lambda path: outputs.write_output(path, b""),
+            lambda path: generate_key(path),
+            lambda path: init_home(BASE_BUNDLE, path),
+        ):
+            with pytest.raises(LwmEdgeError, match="is in the model home"):
+                call(folder / "new")
+    assert state_of(home.path) == before
 
 
 def test_a_link_to_a_missing_file_is_followed(tmp_path: Path) -> None:

@@ -25,10 +25,14 @@ class _Stdin(io.TextIOWrapper):
     pass
 
 
+class _Buffer(io.BytesIO):
+    name = "<stdin>"  # as Python names it
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], home: Home) -> Any:
-    def call(*arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", _Stdin(io.BytesIO(stdin)))
+    def call(*arguments: object, stdin: bytes | None = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", None if stdin is None else _Stdin(_Buffer(stdin)))
         words = ["lwm-edge", *map(str, arguments), "--home", str(home.path)]
         monkeypatch.setattr(sys, "argv", words)
         code: Any = 0
@@ -66,6 +70,23 @@ def test_a_partly_failed_call_has_its_own_exit_code(run: Any, tmp_path: Path) ->
     assert run("predict", tmp_path / "none.png")[0] == 3
     (tmp_path / "empty").mkdir()
     assert run("predict", tmp_path / "empty")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("stdin", "words"),
+    [(None, "standard input, which is closed"), (b"", "standard input is empty")],
+)
+def test_standard_input_without_a_photo_is_named(run: Any, stdin: bytes | None, words: str) -> None:
+    code, _, err = run("predict", "-", stdin=stdin)
+    assert code in (2, 3) and words in err
+
+
+def test_the_name_of_a_photo_cannot_forge_a_line(run: Any, tmp_path: Path) -> None:
+    forged = tmp_path / "a: Bag 99.9%\nb.png"
+    shutil.copy(PHOTO, forged)
+    out = run("predict", forged)[1]
+    assert len(out.splitlines()) == 1 and "99.9%\\nb.png: " in out
+    assert "99.9%\\nc.png" in run("predict", f"{forged.parent}/99.9%\nc.png")[2]
 
 
 @pytest.mark.parametrize(

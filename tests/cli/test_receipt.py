@@ -90,13 +90,14 @@ def test_advice_on_shipped_classes_works_as_printed(home: Home, tmp_path: Path) 
     with pytest.raises(ConfigError, match="to remove it anyway") as refused:
         remove_class(home, "coat")
     command = refused.value.message.rpartition(": ")[2]
-    assert shlex.split(command) == ["lwm-edge", "remove-class", "Coat", "--shipped"]
+    place = ["--home", str(home.path)]
+    assert shlex.split(command) == ["lwm-edge", "remove-class", "Coat", "--shipped", *place]
     photos = photo_folder(tmp_path / "coats", {"Coat": "Bag"})
     with pytest.raises(PhotosError) as known:
         add_classes(home, photos, isolate=False)
     assert f"({command})" in known.value.problems[0] and "add-photos" not in known.value.problems[0]
     name, *options = shlex.split(command)[2:]
-    remove_class(home, name, shipped=options == ["--shipped"])
+    remove_class(home, name, shipped=options == ["--shipped", *place])
     assert add_classes(home, photos, isolate=False).new_classes == ("Coat",)
 
 

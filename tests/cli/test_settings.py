@@ -120,6 +120,35 @@ def test_a_misspelt_setting_is_named_with_its_file_and_the_nearest_right_one(
     assert caught.value.problems == (problem,)
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("home = ''", "home: the path is empty"),
+        ("home = 7", "home: it is not a path"),
+        ("increment = 7", "increment: it must be a table"),
+        ("[increment]\nepochs = 'x'", "epochs: it must be a whole number"),
+        ("[increment]\nsign_with = ''", "sign_with: the path is empty"),
+        (
+            "[increment]\nrecipe = 'x'",
+            "recipe: it must be 'lwm', 'lwf-mc', 'finetune', 'lwm-lda', 'lda' or 'auto'",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_file_and_what_is_allowed(
+    tmp_path: Path, content: str, problem: str
+) -> None:
+    (tmp_path / CONFIG_FILE).write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=CONFIG_FILE) as caught:
+        increment_config(read_file_config(tmp_path), min_photos=9)
+    assert caught.value.problems == (problem,)
+
+
+def test_a_wrong_option_is_not_blamed_on_the_file() -> None:
+    with pytest.raises(ConfigError, match="these settings") as caught:
+        increment_config(FileConfig(increment={"epochs": 3}), min_photos=0)
+    assert len(caught.value.problems) == 1
+
+
 def test_a_tilde_stands_for_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("LWM_EDGE_HOME", raising=False)

@@ -25,6 +25,7 @@ from lwm_edge import (
     repair_home,
     verify,
 )
+from lwm_edge.advice import quoted
 from lwm_edge.cli import display_proofs
 from lwm_edge.home.home import Home
 from lwm_edge.records import utf8_text
@@ -99,6 +100,13 @@ def test_settings_take_a_path_that_is_not_utf_8() -> None:
     config = IncrementConfig(sign_with=odd)  # type: ignore[arg-type]
     assert config.sign_with == Path(odd)
     assert IncrementConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_path_in_advice_can_be_pasted_into_a_shell() -> None:
+    for name in (b"caf\xe9 b", "caf\u00e9 b".encode(), b"it's\n\\x", b"plain", b"\xc2\x9b"):
+        command = ["bash", "-c", f"printf %s {quoted(Path(os.fsdecode(name)))}"]
+        assert quoted(Path(os.fsdecode(name))).isprintable()
+        assert subprocess.run(command, capture_output=True, check=True).stdout == name
 
 
 def test_there_is_one_way_to_write_bytes_that_are_not_utf_8() -> None:

@@ -110,6 +110,12 @@ def test_a_key_is_not_overwritten_even_in_a_race(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"device.key": "precious"}
 
 
+@pytest.mark.parametrize("name", [".", "..", "/", "a/.."])
+def test_a_folder_is_no_name_for_a_key(name: str) -> None:
+    with pytest.raises(ConfigError, match="give them a name"):
+        generate_key(name)
+
+
 def test_a_key_cannot_be_made_in_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="in a folder that exists"):
         generate_key(tmp_path / "none" / "device")

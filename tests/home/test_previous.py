@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +37,8 @@ def test_without_the_vendors_permission_there_is_no_previous_model_and_no_undo(h
     rename_class(home, "Coat", "Mantel")
     assert {path.name for path in home.current().path.iterdir()} == set(GENERATION_FILES)
     before = state_of(home.path)
-    with pytest.raises(
-        ConfigError, match=r"the vendor does not permit undo.* lwm-edge init BASE\.lwm --replace$"
-    ):
+    advice = f"lwm-edge init BASE.lwm --replace --home {home.path}"
+    with pytest.raises(ConfigError, match=rf"the vendor does not permit undo.* {re.escape(advice)}$"):
         undo(home)
     assert state_of(home.path) == before
 

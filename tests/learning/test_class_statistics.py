@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lwm_edge.learning.class_statistics import ClassStatistics
-from lwm_edge.learning.feature_map import FeatureMap, leverage
 from lwm_edge.learning.discriminant import shrink, solve_shrunk, times_shrunk
+from lwm_edge.learning.feature_map import FeatureMap, leverage
 
 GENERATOR = np.random.default_rng(0)
 SPREAD = np.diag([3.0, 1.0, 0.3])

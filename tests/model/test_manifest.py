@@ -193,16 +193,16 @@ def test_a_length_that_does_not_fit_the_capacity_is_refused(more):
         ("class_names", ["Coat", "COAT"], "two class names are the same"),
         ("class_names", ["a", "b", "c", "d"], "<= capacity does not hold"),
         ("shipped_classes", 3, "shipped_classes <= number of class_names"),
-        ("capacity", 65_537, "capacity: Input should be less than or equal to 65536"),
+        ("capacity", 65_537, "capacity: it must be less than or equal to 65536"),
         ("architecture", "os.system('x')", "architecture: String should match pattern"),
         ("tensors_digest", "G" * 64, "tensors_digest: String should match pattern"),
         ("recipe", "r" * 65, "recipe: String should have at most 64 characters"),
-        ("activation", "relu", "activation: Input should be 'sigmoid' or 'softmax'"),
+        ("activation", "relu", "activation: it must be 'sigmoid' or 'softmax'"),
         ("author", "a\nb", "author: contains control or private-use characters"),
         ("license", "", "license: String should have at least 1 character"),
         ("description", "x" * 1001, "description: String should have at most 1000 characters"),
         ("permits", ["undo", "add-photos"], "permits: permits are not sorted"),
-        ("permits", ["anything"], "permits.0: Input should be 'add-photos', 'undo' or 'other-devices'"),
+        ("permits", ["anything"], "permits.0: it must be 'add-photos', 'undo' or 'other-devices'"),
         ("surprise", 1, "surprise: Extra inputs are not permitted"),
     ],
 )
@@ -231,7 +231,7 @@ def test_control_characters_in_a_fields_name_are_shown_escaped():
 def test_a_missing_field_is_named():
     fields = manifest().model_dump(mode="json")
     del fields["architecture"]
-    assert refusal(block(fields)).problems == ("architecture: Field required",)
+    assert refusal(block(fields)).problems == ("architecture: it is missing",)
 
 
 def decodes_or_is_refused(content: bytes) -> None:
