@@ -106,16 +106,16 @@ class Teaching:
         manifest = manifest_of(self.home)
         limit, _ = memory_limit(self.config)
         photos, problems = usable_photos(path, manifest.preprocessing, limit)
-        usable = []
+        usable, more = [], []
         for photo in photos:
             name = printable(Path(photo.path.name))
             if photo.path.is_symlink():
-                problems += (f"{name} is a link",)
+                more.append(f"{name} is a link")
             elif self.folder.was_taught(photo, class_name_in(path, manifest)):
-                problems += (f"{name} has been used for teaching: the same file is in {self.folder.taught}",)
+                more.append(f"{name} has been used for teaching: the same file is in {self.folder.taught}")
             else:
                 usable.append(photo)
-        return Usable(tuple(usable), tuple(shortened(problems, LISTED)), manifest)
+        return Usable(tuple(usable), (*problems, *shortened(more, LISTED)), manifest)
 
     def learn(self, path: Path, usable: Usable, tried: int) -> tuple[Note, IncrementReport]:
         """Takes photos out of their folder and learns from them.

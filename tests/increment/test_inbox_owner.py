@@ -120,7 +120,7 @@ def test_photos_in_sub_folders_wait_with_a_reason(home: Home, inbox: Path, taugh
         assert (first.class_name, first.state, first.photos) == ("Bag", "waiting", 8)
         assert reason_of(inbox, "Bag")["problems"] == ["2024 is a folder; move its photos up one level"]
         assert (second.class_name, second.state, second.photos) == ("Shirt", "waiting", 3)
-        assert reason_of(inbox, "Shirt")["problems"][-1] == "and 10 more"
+        assert reason_of(inbox, "Shirt")["problems"][-1] == "and 10 more files"
     for photo in (inbox / "Bag" / "2024").iterdir():
         photo.rename(inbox / "Bag" / photo.name)
     assert [done.class_name for done in teach(home, inbox, taught).taught] == ["Bag"]
