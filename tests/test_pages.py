@@ -55,6 +55,9 @@ TOO_LONG = {  # commands of which only the options are parsed, and why
     "inbox_crash.py": "fifteen minutes; .ci/extended runs forty kills",
     "overfitted.py": "minutes, on data that is not here",
     "doctor.py": "minutes, on data that is not here",
+    "coverage.py": "a minute for each row, on data that is not here",
+    "make_demo_data.py": "its data come from a Debian package",
+    "speed_kernels.py": "a minute, and only figures from an idle machine count",
     "few_photos.py": "minutes, on data that is not here",
     "unknown.py": "minutes, on data that is not here",
     "estimates.py": "needs a base and its test photos",
@@ -106,8 +109,11 @@ from trials import method_of
 from lwm_edge.cli.settings import base_config
 for line in json.load(sys.stdin):
     script, *arguments = shlex.split(line)[1:]
-    app = typer.Typer()
-    app.command()(importlib.import_module(pathlib.Path(script).stem).main)
+    module, app = importlib.import_module(pathlib.Path(script).stem), typer.Typer()
+    if hasattr(module, "main"):
+        app.command()(module.main)
+    else:
+        app = module.app
     context = typer.main.get_command(app).make_context(script, arguments)
     for method in context.params.get("method") or ():
         if method.startswith("joint"):
