@@ -14,7 +14,16 @@ from ..errors import ConfigError, TrustError
 from ..outputs import STDOUT
 from . import display, display_changes, display_proofs
 from .answer import home_path, open_chosen_home, show, with_progress
-from .options import DetailsOption, HomeOption, JsonOption, PhotosArgument, TrustOption, WaitOption, setting
+from .options import (
+    DetailsOption,
+    HomeOption,
+    JsonOption,
+    PhotosArgument,
+    TrustOption,
+    WaitOption,
+    path_from,
+    setting,
+)
 from .settings import FileConfig, increment_config
 
 if TYPE_CHECKING:
@@ -86,7 +95,7 @@ def info_command(
 
 def _output(text: str) -> Path | str:
     """Tells `-` (standard output) from `./-` (a file); as paths, they would be equal."""
-    return text if text == STDOUT else Path(text)
+    return text if text == STDOUT else path_from(text)
 
 
 def export_command(

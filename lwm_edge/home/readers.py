@@ -157,9 +157,10 @@ def predict(
     classifier = home.read(lambda generation: Classifier(generation.onnx))
     predictions = classifier.classify(given, top_k, keep=keep, on_progress=on_progress)
     if predictions and all(p.error for p in predictions):
+        files = [(p.photo, p.error or "") for p in predictions if p.photo]
         pairs = zip(predictions, given, strict=True)
-        problems = [(p.photo or Path(name_of(g)), p.error or "") for p, g in pairs]
-        raise PhotosError("none of the photos can be read", left_out_lines(problems, printable))
+        others = [f"{name_of(photo)} {p.error}" for p, photo in pairs if not p.photo]
+        raise PhotosError("none of the photos can be read", left_out_lines(files, printable, others))
     return PredictionReport(onnx=home.onnx, model_digest=classifier.model_digest, predictions=predictions)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
-from ..advice import home_option
+from ..advice import home_option, quoted
 from ..errors import GateError, LwmEdgeError, shortened
 from ..home.home import Home
 from ..model.manifest import Manifest
@@ -27,12 +26,13 @@ def in_owners_words(error: LwmEdgeError, path: Path, folder: InboxFolder, home: 
     """
     if isinstance(error, GateError):
         name = class_name_in(path, manifest := manifest_of(home))
-        command = "add-photos" if name in manifest.class_names else "add-classes"
+        is_known = name in manifest.class_names
+        command, option = ("add-photos", "--solve-head") if is_known else ("add-classes", "--recipe lda")
         return GateError(
             "the new model is not good enough, so the old one stays: add more or clearer photos to the "
-            f"folder, or accept the new model with lwm-edge {command} {shlex.quote(printable(path))} "
-            f"--name {shlex.quote(name)} --home {shlex.quote(printable(home.path))} --force, and then take "
-            "these photos away",
+            f"folder, or accept the new model with lwm-edge {command} {quoted(path)} "
+            f"--name {quoted(Path(name))} {option} {home_option(home.path)} --force, and then take these "
+            "photos away",
             error.problems,
         )
     lines = [error.message, *error.problems]

@@ -45,6 +45,7 @@ def read_photos(
     limit, _ = memory_limit(config)
     # the cache has this limit until the plan sets another
     cache = PixelCache(int(SHARE_FOR_CHECKED_PHOTOS * max(0, limit - rss_bytes())))
+    known_names = {fold_class_name(name) for name in manifest.class_names}
     photo_folder = read_photo_folder(
         folder,
         manifest.preprocessing,
@@ -56,7 +57,7 @@ def read_photos(
         label_of=_labels_of_known(manifest) if more else None,
         class_name=config.class_name,
         may_be_named=True,
-        is_new=lambda name: not more,
+        is_new=lambda name: not more and fold_class_name(name) not in known_names,
         limit_bytes=limit,
         on_progress=on_progress,
     )

@@ -20,7 +20,7 @@ def has_photo_ending(path: Path) -> bool:
 
 
 def left_out_lines(
-    files: Iterable[LeftOut], shown: Callable[[Path], str], folders: Sequence[str] = (), most: int = LISTED
+    files: Iterable[LeftOut], shown: Callable[[Path], str], others: Sequence[str] = (), most: int = LISTED
 ) -> list[str]:
     """Writes at most `most` lines about files that are left out, and one that counts the rest.
 
@@ -29,7 +29,7 @@ def left_out_lines(
     Args:
         files: Files with the reasons, in the order in which photos are named.
         shown: Function that returns a path as it is shown to people.
-        folders: Lines about folders that are left out.
+        others: Lines about what is no file, such as folders.
         most: Largest number of lines, without the one that counts the rest.
     """
     photos, kinds = list[tuple[str, int]](), dict[tuple[str, str], list[Path]]()
@@ -38,8 +38,8 @@ def left_out_lines(
             photos.append((f"{shown(path)} {reason}", 1))
         else:
             kinds.setdefault((path.suffix.lower(), reason), []).append(path)
-    others = [(_line(paths, reason, shown), len(paths)) for (_, reason), paths in kinds.items()]
-    lines = [*photos, *((line, 1) for line in folders), *others]
+    of_kinds = [(_line(paths, reason, shown), len(paths)) for (_, reason), paths in kinds.items()]
+    lines = [*photos, *((line, 1) for line in others), *of_kinds]
     rest = sum(count for _, count in lines[most:])
     more = [f"and {counted(rest, 'more file', 'more files')}"] if rest else []
     return [line for line, _ in lines[:most]] + more

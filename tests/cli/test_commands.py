@@ -178,7 +178,7 @@ def test_exit_codes_by_cause(run: Any, home: Home, arguments: list[str], code: i
     [
         ["inbox", "", "--delete", "--once"], ["inbox", "x", "--taught", ""], ["predict", ""], ["init", ""],
         ["add-classes", ""], ["info", "--home", ""], ["undo", "--sign-with", ""], ["report", "-o", ""],
-        ["verify", "--trust", ""], ["keygen", ""],
+        ["verify", "--trust", ""], ["keygen", ""], ["export", ""],
     ],
 )  # fmt: skip
 def test_an_empty_path_is_refused(run: Any, arguments: list[str]) -> None:

@@ -248,6 +248,14 @@ def test_bad_photos_change_nothing(
     assert state_of(home.path) == before
 
 
+def test_sub_folders_of_a_known_class_are_not_taken_for_new_classes(
+    home: Home, make_photos: PhotoMaker
+) -> None:
+    known = make_photos(renamed={"Coat/day 1": "Coat", "Coat/day 2": "Shirt"})
+    with pytest.raises(PhotosError, match="already knows the class Coat"):
+        _add(home, known)
+
+
 def test_all_problems_are_reported_at_once(home: Home, make_photos: PhotoMaker) -> None:
     photos = make_photos("Shirt", "Bag", count=3, renamed={"DRESS": "Dress"})
     with pytest.raises(PhotosError) as caught:

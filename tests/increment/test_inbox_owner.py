@@ -174,6 +174,11 @@ def test_a_refusal_by_the_gate_says_what_an_owner_can_do(
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code and counts(home)["A bag"] == 8
+    assert "--recipe lda" in command[1]  # as the inbox teaches
+    monkeypatch.setattr(inbox_teaching, "add_photos", refusing(GateError("no", ["too bad"]), []))
+    arrive(inbox, "A bag", "Bag", range(8, 16))
+    teach(home, inbox, taught)
+    assert "add-photos" in (advice := reason_of(inbox, "A bag")["reason"]) and "--solve-head" in advice
 
 
 def test_a_class_folder_with_the_longest_name_is_not_tried_for_ever(
