@@ -41,7 +41,7 @@ def check_output(path: Path | str, *, may_be_stdout: bool = False) -> None:
         if len(os.fsencode(staged.name)) > os.pathconf(target.parent, "PC_NAME_MAX"):
             raise ConfigError(f"cannot write {path}: its name is too long; give a shorter one")
         if os.path.lexists(staged) and not is_regular_file(staged):
-            raise ConfigError(f"cannot write {path}: {staged} is {kind_at(staged)}; move it away")
+            raise ConfigError(f"cannot write {path}: {staged} is {kind_at(staged)}; move it out of the way")
         if target.exists():
             require_owner_can_be_kept(path, target.stat())
 

@@ -109,13 +109,13 @@ def utf8_name(name: str) -> str:
 
 
 def utf8_text(text: str) -> str:
-    r"""Escapes what UTF-8 cannot hold: a byte that is not UTF-8 becomes, for example, `\xff`."""
+    r"""Escapes what UTF-8 cannot encode: a byte that is not UTF-8 becomes, for example, `\xff`."""
     named = "".join(f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else c for c in text)
     return named.encode(errors="backslashreplace").decode()
 
 
 def printable(path: Path) -> str:
-    """Returns a path as text in one line that UTF-8 can hold; the name of a file may have any bytes."""
+    """Returns a path as a single line of text that UTF-8 can encode; a file's name may have any bytes."""
     return in_one_line(_path_text(path))
 
 

@@ -19,5 +19,5 @@ def rounded_down(value: float, digits: int) -> float:
 
 
 def percent_reached(share: float) -> str:
-    """Writes a share that is compared with a limit as a percentage, rounded down."""
+    """Writes a share as a percentage, rounded down because it is compared with a limit."""
     return f"{rounded_down(100 * share, 1):.1f}%"

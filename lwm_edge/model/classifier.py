@@ -66,7 +66,7 @@ class Classifier(OnnxFile):
             on_progress: Function that is called before each photo.
 
         Raises:
-            PhotosError: A photo has changed since it was checked, or can no longer be read.
+            PhotosError: A photo can no longer be read.
             ExportError: ONNX Runtime cannot run the file.
             ResourceError: Memory ran out.
         """
@@ -83,7 +83,7 @@ class Classifier(OnnxFile):
             on_progress: Function that is called before each photo.
 
         Raises:
-            PhotosError: A photo has changed since it was checked, or can no longer be read.
+            PhotosError: A photo can no longer be read.
             ExportError: ONNX Runtime cannot run the file.
             ResourceError: Memory ran out.
         """

@@ -123,10 +123,10 @@ def is_clearly_better(
 ) -> bool:
     """Tells whether predictions are better than others by more than chance would explain.
 
-    Their accuracy, a mean over classes, must be higher. There is a second condition about the n photos for
-    which only one of the two predictions is right. By chance, each would be right for half of these photos,
-    with a standard deviation of half the square root of n. The number for which the better predictions
-    are right must exceed that half by over two standard deviations.
+    Their accuracy, a mean over classes, must be higher. A second condition concerns the n photos for which
+    only one of the two predictions is right. By chance, each would be right for half of these photos, with
+    a standard deviation of half the square root of n. The number for which the better predictions are right
+    must exceed that half by over two standard deviations.
 
     Args:
         predictions: Predicted class_index of each photo [M].

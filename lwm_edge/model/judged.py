@@ -19,7 +19,9 @@ _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 class Judged(NamedTuple):
-    """Says how often photos of a class were recognised, each by a model that had not learnt from it.
+    """Says how often photos of a class were recognised.
+
+    Each photo was judged by a model that had not learnt from it.
 
     Attributes:
         class_index: Position of the class.

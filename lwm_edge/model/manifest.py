@@ -89,7 +89,7 @@ class Manifest(Record):
         tensors_digest: SHA-256 over all tensors but the manifest.
         parent_digest: Digest of the model before the latest change.
         increment_count: Number of changes since the vendor shipped the bundle.
-        ledger: Ledger of the cost of making the home and of each later change; see `ledger`.
+        ledger: Ledger of the cost of making the home and of each later change; see the module `ledger`.
         judged: Records of how often classes were recognised when this device learnt them, ascending by
             class_index.
         custody: Record of the changes and signatures from the shipped base to this model; None until the base
@@ -172,7 +172,7 @@ class Manifest(Record):
     def model_digest(self) -> str:
         """Computes the SHA-256 of the model and of the vendor's statements about it; leaves out its history.
 
-        ONNX metadata and the links to a parent contain this digest.
+        ONNX metadata and the custody record contain this digest; `parent_digest` is that of the model before.
         """
         identity = self.model_dump(include={"class_names", "preprocessing", "levels", *VENDOR_FIELDS})
         identity["tensors"] = self.tensors_digest

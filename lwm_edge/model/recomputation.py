@@ -27,7 +27,7 @@ def recomputed(
     """Computes the block's output as `block(activations)` does, with the same gradients.
 
     Args:
-        block: Block whose parameters are trained; it must be in eval mode, as it may draw no random numbers.
+        block: Block whose parameters are trained; it must be in eval mode and draw no random numbers.
         activations: Input of the block, which is left unchanged.
         precision: Precision in which the block computes, both times.
         on_a_copy: Whether the block gets a copy each time, because it writes to its input.

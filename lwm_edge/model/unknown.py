@@ -3,9 +3,9 @@
 The score compares two explanations of a photo: the nearest class mean, and all classes together
 (`learning.unknown` makes its tensors from the class statistics). A photo counts as unknown if its score lies
 below a threshold that keeps a stated share of known photos. The threshold comes from photos that the model
-had not learnt when they were scored, by split conformal prediction: the next known photo from the same source
-is kept with a probability of at least that share. See Angelopoulos and Bates 2023, "Conformal Prediction: A
-Gentle Introduction". benchmarks/README.md says how well other scores do.
+had not learnt from when they were scored, by split conformal prediction: the next known photo from the same
+source is kept with a probability of at least that share. See Angelopoulos and Bates 2023, "Conformal
+Prediction: A Gentle Introduction". benchmarks/README.md says how well other scores do.
 
 For each class, a bundle keeps a histogram of these scores, whose length does not depend on the number of
 photos. The photos themselves are gone. The threshold is the lower edge of a bin, so it never keeps less than

@@ -141,7 +141,7 @@ def gather_facts(
 
 
 def _receipt(generation: Generation) -> IncrementReport | None:
-    """Reads the latest receipt; None if that change did not learn from photos, or if the file is damaged."""
+    """Reads the latest change's receipt; None if it did not learn from photos, or the file is damaged."""
     try:
         return IncrementReport.model_validate_json(inspection.read_regular(generation.receipt))
     except (ValidationError, OSError):
@@ -175,9 +175,9 @@ def _classes(
 def _rightly_recognised(bundle: Bundle, arrays: Arrays) -> NDArray[np.int32]:
     """Returns the vendor's counts of recognised photos for the current head.
 
-    The vendor counted for the shipped head, and for one solved from the class statistics. A renaming or
-    a calibration keeps the shipped head, and undo can bring it back. So this looks at the head itself, not at
-    the number of changes.
+    The vendor counted with the shipped head, and again with a head computed from the class statistics.
+    A renaming or a calibration keeps the shipped head, and undo can bring it back. So this looks at the head
+    itself, not at the number of changes.
     """
     right: NDArray[np.int32] = arrays[RIGHT]
     solved: NDArray[np.int32] = arrays[RIGHT_SOLVED]

@@ -96,7 +96,7 @@ def class_indices(
 
 
 def refuse_one_level_too_high(listing: Listing, may_be_named: bool) -> None:
-    """Refuses a folder whose only class has no photos but folders of photos, such as an unpacked archive.
+    """Refuses a folder, perhaps an unpacked archive, whose one class has photos only in sub-folders.
 
     Raises:
         PhotosError: The folder is probably one level too high; the message says what to give instead.
@@ -112,7 +112,7 @@ def refuse_one_level_too_high(listing: Listing, may_be_named: bool) -> None:
     if may_be_named:
         otherwise = f"pass {only.path} with --name {shlex.quote(only.class_name)}"
     raise PhotosError(
-        f"{listing.root} seems to be one level too high: its only folder, {printable_text(only.name)}, has "
-        f"no photos but folders of photos ({', '.join(names)}); give {only.path}, or, if all of them show "
-        f"one class, {otherwise}"
+        f"{listing.root} seems to be one level too high: its only folder, {printable_text(only.name)}, "
+        f"contains folders of photos ({', '.join(names)}) but no photos of its own; give {only.path}, or, if "
+        f"all of them show one class, {otherwise}"
     )

@@ -24,7 +24,8 @@ def left_out_lines(
 ) -> list[str]:
     """Writes at most `most` lines about files that are left out, and one that counts the rest.
 
-    Photos come first: a phone may put a file of another kind beside each, which would hide a damaged photo.
+    Photos come first: a phone may put a file of another kind beside each photo, and lines about those files
+    would hide one about a damaged photo.
 
     Args:
         files: Files with the reasons, in the order in which photos are named.

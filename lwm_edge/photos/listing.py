@@ -75,7 +75,7 @@ class Listing:
         return printable_text(path.relative_to(self.root).as_posix())
 
     def holds(self, photo: Path, folder: ClassFolder) -> bool:
-        """Returns whether a photo is not a link, or is a link that leads where it may; see `within`."""
+        """Returns whether a photo may be used: it is no link, or it leads to a place that `within` allows."""
         allowed = folder.path.resolve()
         return photo.resolve().is_relative_to(allowed if self.within else allowed.parent)
 

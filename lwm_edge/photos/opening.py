@@ -203,7 +203,7 @@ class _Jpeg(JpegImageFile):
         self.largest_block = _ONE_SCAN_BLOCK if self._has_one_scan() else _SCANS_BLOCK
 
     def _has_one_scan(self) -> bool:
-        """Returns whether the first scan, whose header was read last, is the only one to be decoded.
+        """Returns whether the first scan, whose header has just been read, is the only one to be decoded.
 
         The end of that header is known, but not its start, and data in front of a short header could be made
         to look like the start of a longer one. So the answer is no if headers of several lengths would fit.

@@ -20,7 +20,7 @@ _EXIF_CHARACTERS = 3 * EXIF_BYTES  # EXIF_BYTES as lines of hexadecimal digits
 _EXIF_AS_TEXT = "Raw profile type exif"  # in older PNG files
 _ORIENTATION = 0x0112  # number of the Exif tag
 MODES_WITHOUT_RANGE = ("F", "I")  # nobody can tell which of their values is white
-_BITS = 258  # number of the TIFF tag; Pillow passes on the values of 12 bits as if they were of 16
+_BITS = 258  # number of the TIFF tag BitsPerSample; Pillow passes on 12-bit values as if they were 16-bit
 _UPRIGHT_BY = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -26,7 +26,7 @@ _SLOW_PHOTOS, _SLOW_SECONDS = 3, 0.005
 
 
 class _NobodyWaitsError(Exception):
-    """Ends the reading of a photo that nobody waits for any more."""
+    """Ends the reading of a photo that nobody is waiting for any more."""
 
 
 def reading_threads(limit_bytes: int | None) -> int:
@@ -102,8 +102,8 @@ class _Readers(Generic[Item, Result]):
 
     An interruption can come at any moment. If `concurrent.futures` held one of its locks in the caller's
     thread at that moment, the lock would never be released, and whoever then waited for the threads would
-    wait for ever. So the caller's thread shares only a flag and queues with the others; an interruption
-    cannot leave a `SimpleQueue` locked.
+    wait for ever. So all that the caller's thread shares with the others is a flag and two queues;
+    an interruption cannot leave a `SimpleQueue` locked.
 
     Args:
         read: Function that reads an item.
@@ -121,7 +121,7 @@ class _Readers(Generic[Item, Result]):
         self._ended = False
 
     def start(self, threads: int) -> None:
-        """Starts daemon threads, as nothing waits for a thread whose start was interrupted."""
+        """Starts daemon threads, so that one whose start was interrupted does not keep the process alive."""
         for _ in range(threads):
             thread = Thread(target=self._work, daemon=True)
             thread.start()

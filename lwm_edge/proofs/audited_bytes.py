@@ -78,7 +78,7 @@ def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[
     problems += [f"{path.relative_to(home.path)} is missing" for path in sorted(missing)]
     if link not in missing and not link.is_symlink():
         problems.append(f"{CURRENT} is {inspection.kind_at(link)}, not a link")
-    problems += [  # even if it is as long as the file should be
+    problems += [  # anything but a file is a problem, even if its length is right
         f"{path.relative_to(home.path)} is {inspection.kind_at(path)}, not a file"
         for path in sorted(files - {link})
         if os.path.lexists(path) and not inspection.is_regular_file(path)
@@ -89,7 +89,10 @@ def layout_problems(home: Home, generation: Generation, bundle: Bundle) -> list[
 def _unexplained(path: Path, home: Home) -> str:
     relative = path.relative_to(home.path)
     if is_leftover(home.path, path):
-        hint = "unless a change is running now, an interrupted one left it, and the next change removes it"
+        hint = (
+            "unless a change is running now, an interrupted change left it behind, and the next change will "
+            "remove it"
+        )
     else:
         hint = "it does not belong to this home, so lwm-edge leaves it alone; move it out"
     what = "a folder" if _is_folder(path) else counted(path.lstat().st_size, "byte", "bytes")

@@ -1,8 +1,8 @@
 """Provides `simulate`, which makes increments on a copy of a home's model to see whether anything grows.
 
 The photos are generated textures, so accuracy means nothing here. The sizes of the files and the memory are
-measured, and photos and teacher networks that are still in memory are counted. All increments run in one
-process, where anything that they leave behind adds up, or each runs in processes of its own.
+measured, and photos and teacher networks that are still in memory are counted. Either all increments run
+in one process, where anything that they leave behind adds up, or each runs in processes of its own.
 """
 
 from __future__ import annotations

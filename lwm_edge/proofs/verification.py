@@ -144,7 +144,7 @@ def _verify(bundle: Bundle, keys: _Keys, home: Home | None, onnx_problems: list[
     manifest = bundle.manifest
     custody = manifest.custody or Custody()
     problems = (*keys.problems, *custody_problems(manifest, keys.vendor, keys.device), *onnx_problems)
-    proven, not_proven = [], ["Anything: the verification failed."]
+    proven, not_proven = [], ["Everything about this model: the verification failed."]
     if not problems and custody.base:
         proven = _proven_of_base(custody.base, manifest, keys) + _proven_of_changes(custody, keys)
         proven += (
@@ -234,9 +234,10 @@ def _not_proven_of_changes(custody: Custody, manifest: Manifest, keys: _Keys) ->
     forgotten = manifest.increment_count - len(custody.links)
     if forgotten:
         lines.append(
-            "That the first change began at the base: the bundle only counts it."
+            "That the first change goes back to the signed base: the bundle no longer lists it."
             if forgotten == 1
-            else f"That the first {forgotten} changes began at the base: the bundle only counts them."
+            else f"That the first {forgotten} changes go back to the signed base: the bundle no longer lists "
+            "them."
         )
     if unsigned := [link for link in custody.links if link.signature is None]:
         lines.append(

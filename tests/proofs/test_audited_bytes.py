@@ -49,7 +49,7 @@ def test_a_home_inside_the_home_is_not_said_to_be_removed_by_the_next_change(hom
     found = problems(home)
     for name in ("sub", "sub/lock", "sub/current"):
         assert re.search(rf"{name} \([^)]*\) is unexplained: it does not belong to this home", found)
-    assert "the next change removes it" not in found
+    assert "the next change will remove it" not in found
 
 
 def test_a_link_out_of_the_home_is_named(home: Home, tmp_path: Path) -> None:

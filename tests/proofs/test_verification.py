@@ -58,7 +58,7 @@ def _says(lines: tuple[str, ...], *texts: str) -> bool:
 
 def _failed(report: VerificationReport) -> tuple[str, ...]:
     assert not report.passed and report.proven == ()
-    assert report.not_proven == ("Anything: the verification failed.",)
+    assert report.not_proven == ("Everything about this model: the verification failed.",)
     return report.problems
 
 
@@ -147,7 +147,8 @@ def test_a_long_history_in_a_file_of_the_same_length(grown: Home, keys: Keys) ->
     assert report.passed and (report.changes, report.links_recorded) == (40, LINKS_KEPT)
     assert _says(report.proven, "lists changes 33, 34") and not _says(report.proven, "from that base up")
     assert _says(
-        report.not_proven, "That the first 32 changes began at the base: the bundle only counts them"
+        report.not_proven,
+        "That the first 32 changes go back to the signed base: the bundle no longer lists them.",
     )
 
 

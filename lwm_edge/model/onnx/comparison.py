@@ -86,7 +86,7 @@ def _accuracy(best: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
 
 
 def _times_in_turn(files: Sequence[Classifier], images: Pixels) -> list[float]:
-    """Measures the files' median milliseconds per image, in turn, so that all run under the same load."""
+    """Measures each file's median milliseconds per image; the files take turns, under the same load."""
     times: list[list[float]] = [[] for _ in files]
     for run in range(_UNTIMED_RUNS + _TIMED_RUNS):
         for file, measured in zip(files, times, strict=True):

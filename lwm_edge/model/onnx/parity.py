@@ -1,4 +1,4 @@
-"""Compares an ONNX file, run on pixels in ONNX Runtime, with the network before anybody may use the file."""
+"""Compares an ONNX file, run in ONNX Runtime, with its network before anybody may use the file."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _largest_part(head_inputs: NDArray[np.float32], arrays: Arrays) -> float:
 
 
 def check_parity(onnx_file: OnnxFile, probe: ParityProbe) -> ParityReport:
-    """Compares the ONNX file, run on pixels, with the network, at batch sizes 1, 2 and 5.
+    """Compares the ONNX file's results for images with the network's, at batch sizes 1, 2 and 5.
 
     Args:
         onnx_file: ONNX file, loaded.

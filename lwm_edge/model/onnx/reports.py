@@ -6,7 +6,7 @@ from ...records import Report
 
 
 class ParityReport(Report):
-    """Reports how an ONNX file, run on pixels in ONNX Runtime, compares with the network.
+    """Reports how an ONNX file's results in ONNX Runtime compare with the network's.
 
     Attributes:
         batch_sizes: Batch sizes that were compared.

@@ -94,10 +94,10 @@ def in_eight_bits(
     """Quantises the convolutions of a file to 8-bit integers; the head stays in float32.
 
     The quantisation is static and symmetric, per channel for weights, and written as pairs of QuantizeLinear
-    and DequantizeLinear. Depthwise convolutions stay in float32, as they lose most and gain least. The first
-    convolution stays in float32 because the head may read it and all later layers inherit its error. If fewer
-    than 98% of the images would keep their class, more convolutions at the start stay in float32, up to half
-    of all.
+    and DequantizeLinear. Depthwise convolutions stay in float32, as they lose the most and gain the least.
+    The first convolution stays in float32 because the head may read it and all later layers inherit its
+    error. If fewer than 98% of the images would keep their class, more convolutions at the start stay in
+    float32, up to half of all.
 
     Args:
         onnx_file: Content of the file in float32, with no fixed batch size.
