@@ -50,7 +50,9 @@ def write_file(
     """
     with changing("write", path):
         if os.path.lexists(path) and not is_regular_file(path):
-            raise HomeError(f"cannot write {path}: it is {kind_at(path)}, which is left alone; move it away")
+            raise HomeError(
+                f"cannot write {path}: it is {kind_at(path)}, which is left alone; move it elsewhere"
+            )
         replace_file(path, content, mode, None, replace, of_user=of_user)
     confirm(path)
 
@@ -161,7 +163,9 @@ def swap_link(link: Path, target: str) -> tuple[str, ...]:
     staged = staged_path(link)
     with changing("switch", link):
         if os.path.lexists(link) and not link.is_symlink():
-            raise HomeError(f"cannot switch {link}: it is {kind_at(link)}, which is left alone; move it away")
+            raise HomeError(
+                f"cannot switch {link}: it is {kind_at(link)}, which is left alone; move it elsewhere"
+            )
         try:
             _disk.symlink(staged, target)
         except OSError as error:
@@ -230,7 +234,9 @@ def remove_file(path: Path) -> None:
         return
     with changing("remove", path):
         if not is_regular_file(path):
-            raise HomeError(f"cannot remove {path}: it is {kind_at(path)}, which is left alone; move it away")
+            raise HomeError(
+                f"cannot remove {path}: it is {kind_at(path)}, which is left alone; move it elsewhere"
+            )
         _disk.unlink(path)
         sync_folder(path.parent)
 
