@@ -1,4 +1,4 @@
-"""Tells which invisible characters join others as Unicode intends, and escapes those that cannot be shown.
+"""Tells which invisible characters join others as Unicode intends, and escapes others that cannot be shown.
 
 The characters are listed, not looked up, because whether a name is valid must not depend on Python's version
 of Unicode.
@@ -12,7 +12,7 @@ _EMOJI = "[\u2190-\u21ff\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001
 _ARABIC = "[\u0620-\u065f\u066e-\u06d5\u06fa-\u077f\u08a0-\u08e1\u08e3-\u08ff]"
 _INDIC = "[\u0900-\u0963\u0971-\u0dff]"  # Devanagari to Sinhala
 _VIRAMA = "[\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca]"
-_FLAGS = "|".join(  # of England, Scotland and Wales: a tag, which is invisible, for each letter
+_FLAGS = "|".join(  # England, Scotland and Wales: each letter of their codes is an invisible tag character
     "".join(chr(0xE0000 + ord(letter)) for letter in region) for region in ("gbeng", "gbsct", "gbwls")
 )
 # U+200C is the zero-width non-joiner, and U+200D the zero-width joiner.

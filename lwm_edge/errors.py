@@ -148,7 +148,7 @@ class TrustError(LwmEdgeError):
 
 
 class PeerError(LwmEdgeError):
-    """Another process failed while making the same base; it says why, so this one has nothing to add."""
+    """Another process failed while making the same base; that process says why, so this one need not."""
 
 
 class BusyError(LwmEdgeError):
@@ -209,7 +209,7 @@ def os_failure(action: str, where: object, error: OSError) -> LwmEdgeError:
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Returns whether an error, Python's or another library's, means a lack of memory or threads."""
+    """Returns whether an error, from Python or a library, means a lack of memory or threads."""
     text = str(error).lower()
     words_for_it = (*_OUT_OF_MEMORY_WORDS, *_OUT_OF_GPU_MEMORY_WORDS)
     return isinstance(error, MemoryError) or any(words in text for words in words_for_it)

@@ -56,9 +56,7 @@ def exclusive_lock(path: Path, *, wait: bool = False, busy: str | None = None) -
             sync_folder(path.parent)
         with explained("lock", path):
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise HomeError(
-                    f"cannot lock {path}: it is {kind_at(path)}, not a file; move it out of the way"
-                )
+                raise HomeError(f"cannot lock {path}: it is {kind_at(path)}, not a file; move it elsewhere")
             try:
                 lock(descriptor, wait=wait)
             except BlockingIOError:

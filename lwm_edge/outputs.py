@@ -41,7 +41,7 @@ def check_output(path: Path | str, *, may_be_stdout: bool = False) -> None:
         if len(os.fsencode(staged.name)) > os.pathconf(target.parent, "PC_NAME_MAX"):
             raise ConfigError(f"cannot write {path}: its name is too long; give a shorter one")
         if os.path.lexists(staged) and not is_regular_file(staged):
-            raise ConfigError(f"cannot write {path}: {staged} is {kind_at(staged)}; move it out of the way")
+            raise ConfigError(f"cannot write {path}: {staged} is {kind_at(staged)}; move it elsewhere")
         if target.exists():
             require_owner_can_be_kept(path, target.stat())
 
@@ -83,8 +83,8 @@ def _output_target(path: Path) -> Path:
         raise ConfigError(f"cannot write {path}: it is write-protected; give another name, or chmod u+w it")
     if home := home_around(path):
         raise ConfigError(
-            f"cannot write {path}: it is in the model home {home}, which holds nothing but the model; choose "
-            "another folder"
+            f"cannot write {path}: it is in the model home {home}, which may hold nothing but the model; "
+            "choose another folder"
         )
     leads_to = path.parent / path.readlink() if path.is_symlink() else path
     if any(os.path.realpath(place.parent).startswith("/proc/") for place in (path, leads_to)):

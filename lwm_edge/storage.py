@@ -51,7 +51,7 @@ def write_file(
     with changing("write", path):
         if os.path.lexists(path) and not is_regular_file(path):
             raise HomeError(
-                f"cannot write {path}: it is {kind_at(path)}, which is left alone; move it out of the way"
+                f"cannot write {path}: it is {kind_at(path)}, which is left alone; move it elsewhere"
             )
         replace_file(path, content, mode, None, replace, of_user=of_user)
     confirm(path)
@@ -164,7 +164,7 @@ def swap_link(link: Path, target: str) -> tuple[str, ...]:
     with changing("switch", link):
         if os.path.lexists(link) and not link.is_symlink():
             raise HomeError(
-                f"cannot switch {link}: it is {kind_at(link)}, which is left alone; move it out of the way"
+                f"cannot switch {link}: it is {kind_at(link)}, which is left alone; move it elsewhere"
             )
         try:
             _disk.symlink(staged, target)
@@ -235,7 +235,7 @@ def remove_file(path: Path) -> None:
     with changing("remove", path):
         if not is_regular_file(path):
             raise HomeError(
-                f"cannot remove {path}: it is {kind_at(path)}, which is left alone; move it out of the way"
+                f"cannot remove {path}: it is {kind_at(path)}, which is left alone; move it elsewhere"
             )
         _disk.unlink(path)
         sync_folder(path.parent)

@@ -97,8 +97,8 @@ def _load(path: Path) -> Any:
             ) from None
         if re.search(rf"Unsupported operand ({_PROTOCOL_4_OPCODES})\b", str(error)):
             raise ConfigError(
-                f"{path} was saved with a newer pickle protocol than torch's default (2), which cannot be "
-                f"read without running its code; load it where it was trained, and {_ADVICE}"
+                f"{path} was saved with a newer pickle protocol than torch's default (2), so it cannot be "
+                f"read without running code from it; load it where it was trained, and {_ADVICE}"
             ) from None
         raise ConfigError(  # torch's own message advises reading the file unsafely
             f"{path} cannot be read as a torch checkpoint; it is damaged or of another kind, such as "
@@ -189,7 +189,7 @@ def _likeness(state: Mapping[str, Tensor], name: str) -> str:
         outside_head = theirs.keys() - head
         if outside_head == shapes.keys() - head and all(theirs[n] == shapes[n] for n in outside_head):
             if name == candidate:
-                return ": only the head differs, which must be one linear layer with a weight and a bias"
+                return ": only the head differs; it must be one linear layer with a weight and a bias"
             return f": this looks like {candidate}, so try --arch {candidate}"
     return ""
 

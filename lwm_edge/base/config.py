@@ -46,7 +46,7 @@ class BundleConfig(Settings):
     """Changes to permit: add-photos (to shipped classes), undo or other-devices (no command yet).
 
     All other changes need no permission. The permission other-devices is for classes that other devices
-    learnt. No command takes such classes yet, so it permits what a later version may do.
+    learnt. No command takes such classes yet, so this is for later versions.
     """
 
     @field_validator("author", "license", "description")

@@ -16,7 +16,7 @@ from ..photos.class_names import class_name_problem, fold_class_name, normalise_
 
 _MAX_BYTES = 8 * 1024**2
 _CLEARLY_BETTER = 0.3  # smallest gain in the mean accuracy of the classes that are moved
-_DEVIATIONS = 4  # smallest gain over chance, in standard deviations; as many orders are tried, 2 is too few
+_DEVIATIONS = 4  # smallest gain over chance, in standard deviations; many orders are tried, so 2 is too few
 _LISTED = 20
 
 

@@ -80,7 +80,8 @@ class SavedTraining:
                 found = file.metadata() or {}
         if found.get("kind") != _KIND:
             raise ConfigError(
-                f"{self.path} is where unfinished training is saved, but another file is there; move it away"
+                f"{self.path} is where unfinished training is saved, but another file is there; move that "
+                "file elsewhere"
             )
         if found["job"] != self._job:
             raise ConfigError(

@@ -31,7 +31,7 @@ _MAX_GRADIENT_NORM = 5.0
 
 
 class _Losses(nn.Module):
-    """Computes the losses that a base is trained on: L_C and, with rotations, the loss of the second task."""
+    """Computes the losses that a base is trained on: L_C and, with rotations, that of `RotationTask`."""
 
     def __init__(self, network: Network, config: BaseConfig, rotation_seed: int) -> None:
         super().__init__()

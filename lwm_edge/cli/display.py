@@ -77,7 +77,7 @@ def plan(report: PlanReport) -> None:
 
 def _for_what(report: PlanReport) -> str:
     more = report.smallest_limit_bytes > report.predicted_peak_rss_bytes
-    return ", reading the photos included" if more else ""
+    return ", including memory to read the photos" if more else ""
 
 
 def _plan_of_training(report: PlanReport) -> dict[str, str]:
@@ -234,7 +234,7 @@ def threshold(calibration: Calibration) -> str:
     if not calibration.has_enough_photos(KEPT):
         return f"no threshold yet, with only {based}"
     if calibration.threshold(KEPT) is None:
-        return f"no threshold, as too many of {based} look like none of the classes"
+        return f"no threshold, as too many of the {based} look like none of the classes"
     return f"a threshold that accepts {KEPT:.0%} of photos of known classes, based on {based}"
 
 

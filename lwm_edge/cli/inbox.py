@@ -50,7 +50,7 @@ def inbox_command(
     quiet_for: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS", help="Learn a class once nothing in its folder has changed for this long."
+            metavar="SECONDS", help="Learn a class when nothing in its folder has changed for this long."
         ),
     ] = 60.0,
     max_memory: MaxMemoryOption = None,
@@ -60,8 +60,9 @@ def inbox_command(
 ) -> None:
     """Learn from the photos that arrive in a folder, one class at a time, at low priority.
 
-    Pass --taught DIR or --delete to say what becomes of photos that the model has learnt from. Others stay in
-    their folder. CLASS.waits.json next to that folder says why, unless there are just too few photos.
+    Pass --taught DIR or --delete to say what to do with photos that the model has learnt from. Others stay in
+    their folder. CLASS.waits.json next to that folder says why, unless the only reason is that there are too
+    few photos.
     """
     from .. import teach_inbox, watch_inbox
 

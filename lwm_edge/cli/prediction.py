@@ -148,8 +148,8 @@ def predictions(report: PredictionReport, home: Path, unknown: bool = False) -> 
 def _note_lack_of_threshold(seen: Sequence[Prediction], home: Path, unknown: bool) -> None:
     if unknown and any(p.unknown is None and not p.error for p in seen):
         note(
-            "Note: this model has no threshold for unknown objects; set one with photos of known classes "
-            f"that it has not learnt from: lwm-edge calibrate PHOTOS {home_option(home)}"
+            "Note: this model has no threshold for unknown objects; set one with photos that it has not "
+            f"learnt from, of classes that it knows: lwm-edge calibrate PHOTOS {home_option(home)}"
         )
 
 

@@ -1,5 +1,5 @@
 """Manages the folder in which a device keeps its model: everything except learning.
 
-Reading a home loads no torch. This package imports `custody`, `model`, `photos` and the foundation (see
+Reading a home does not load torch. This package imports `custody`, `model`, `photos` and the foundation (see
 `lwm_edge`).
 """

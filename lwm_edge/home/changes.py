@@ -126,7 +126,8 @@ def _no_half_made_home(home: Home, made_here: bool) -> Iterator[None]:
 def _check_init(home: Path, base: Bundle, replace: bool) -> None:
     if around := inspection.home_around(home):
         raise HomeError(
-            f"{home} is in the model home {around}, which holds nothing but the model; choose another folder"
+            f"{home} is in the model home {around}, which may hold nothing but the model; choose another "
+            "folder"
         )
     if not os.path.lexists(home):
         return

@@ -277,7 +277,8 @@ class Home:
             stale = [path for path in stale if not Generation(path).is_complete()]
         if stale:  # a killed writer may have switched the link, but not synced the switch
             durability.sync_folder(self.path)
-        for path in reversed(stale):  # newest first: a half-made one counts as ours while an older one exists
+        # Newest first: a half-made generation counts as ours only as long as an older one exists.
+        for path in reversed(stale):
             ownership.remove_generation(path)
 
 

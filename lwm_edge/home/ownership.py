@@ -158,7 +158,9 @@ def remove_staged(home: Path) -> None:
         if name == CURRENT and inspection.generation_named_by(staged):
             storage.remove_link(staged)
         elif name == CURRENT and os.path.lexists(staged):
-            raise HomeError(f"{staged} is not one of lwm-edge's links, so it is left alone; move it away")
+            raise HomeError(
+                f"{staged} is not one of lwm-edge's links, so it is left alone; move it out of the home"
+            )
         else:
             storage.remove_file(staged)
 

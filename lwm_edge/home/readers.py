@@ -81,7 +81,7 @@ class InfoReport(Report):
         recipe: Recipe of the latest increment; "base" if there was none.
         model_digest: Digest of the model.
         parent_digest: Digest of the model before the latest change; None if there was no change.
-        ledger: Footprints of the latest changes and of making the home, and the maximum of all.
+        ledger: Footprints of the latest changes and of making the home, and the maximum of each figure.
         unknown: Thresholds of the score for unknown objects.
         kept_by_class: Number of photos that the default threshold keeps, and total number of photos, for each
             class that has enough photos to judge by.

@@ -64,8 +64,9 @@ class ChangeReport(Report):
     Attributes:
         home: Path of the model home.
         change: Kind of the change; None if a home was made.
-        changed_classes: Names of the first classes that the change affected. For a renaming, they are the old
-            name and the new one; for a merger, the merged class and the class that it was merged into.
+        changed_classes: Names of the classes that the change affected; only the first few if there are many.
+            For a renaming, they are the old name and the new one; for a merger, the merged class and the
+            class that it was merged into.
         increment: Number of the change; 0 if a home was made.
         removed_class: Name of the removed class, if any.
         remains: Sentences that say what is left of the removed class in the home.

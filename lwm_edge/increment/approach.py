@@ -111,7 +111,8 @@ def require_usable(name: RecipeName, config: IncrementConfig) -> None:
     """Refuses a recipe that this device or the settings rule out.
 
     Raises:
-        ConfigError: The recipe needs torch, which is not installed, or it has no attention maps to limit.
+        ConfigError: The recipe needs torch, which is not installed; or `max_attention_distance` is set, but
+            the recipe has no attention maps.
     """
     if RECIPES[name].trains:
         require_torch_installed(_what_needs_torch(name), _ADVICE_WITHOUT_TORCH)

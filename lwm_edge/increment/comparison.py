@@ -23,8 +23,9 @@ def keep_the_better(task: Task, learnt: Learnt) -> tuple[Task, Learnt, Compariso
 
     The student must recognise more of the held-back photos than the unchanged model, by more than chance
     would explain, because keeping it has a price: later increments then have no estimate for the shipped
-    classes. Its own estimate for them must not be lower, and the gate must not refuse it. If either model has
-    no estimate, nothing shows that the training did no harm, so the network stays as it was.
+    classes. The estimate for them must not be lower with the student than with the unchanged model, and the
+    gate must not refuse the student. If either model has no estimate, nothing shows that the training did no
+    harm, so the network stays as it was.
 
     Returns:
         The task with the approach that was kept, what was learnt, and the comparison; None in its place if

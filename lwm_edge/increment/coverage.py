@@ -2,8 +2,8 @@
 
 Training moves all features, and the statistics of the known classes must follow (see `learning.feature_map`).
 The new photos are all there is to learn that movement from. If they are too unlike a known class, its
-statistics no longer fit. Then classes that are added later are confused with it, although nothing may show
-before. So `auto` does not train on such photos, and recipes that were chosen warn.
+statistics no longer fit. Classes that are added later are then confused with it, even if no harm shows until
+then. So `auto` does not train on such photos; if a recipe was chosen by name, the owner is warned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _NAMED = 3  # largest number of classes that a sentence names
 def photos_are_unlike(parent: Bundle, approach: Approach, features: Features) -> str | None:
     """Says which known classes the photos are too unlike; returns None if there are none.
 
-    Only a solved head depends on that. If there are too few photos anyway, the owner has been warned already.
+    This matters only for a solved head. If there are too few photos anyway, the owner has already been
+    warned.
 
     Args:
         parent: Bundle of the model before the increment.

@@ -10,7 +10,7 @@ from ..learning.reports import DriftReport, ShippedEstimate
 from ..model.evaluation import EvaluationReport
 from ..wording import rounded_down
 
-_LEAST_SHARE_REMEMBERED = 0.7  # share of the accuracy when shipped; the owner is warned below it
+_LEAST_SHARE_REMEMBERED = 0.7  # share of the vendor's accuracy; if less is left, the owner is warned
 
 
 def pass_gate(

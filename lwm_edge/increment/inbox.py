@@ -39,7 +39,7 @@ def teach_inbox(
 
     Each class is taught in a change of its own. If the model already knows a class, it learns from these
     photos as with `add_photos`. Photos that cannot be used stay in their folder. The reason is in the report
-    and, unless there are just too few photos so far, also in a file beside the folder.
+    and, unless it is only that there are too few photos so far, also in a file beside the folder.
 
     Args:
         home: Model home, or the path of its folder.
@@ -135,7 +135,10 @@ def _watcher(
             "leave out the recipe or, to train, use lwm-edge add-classes"
         )
     if (taught is None) == (not delete):
-        raise ConfigError("say what becomes of taught photos: pass --taught with a folder, or --delete")
+        raise ConfigError(
+            "say what to do with photos that the model has learnt from: pass --taught with a folder, or "
+            "--delete"
+        )
     if not 0 <= quiet_seconds < float("inf"):
         raise ConfigError(
             f"photos cannot stay unchanged for {quiet_seconds} s; give a number of seconds, such as 60"

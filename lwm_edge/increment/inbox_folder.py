@@ -44,7 +44,7 @@ Change = Literal["add-classes", "add-photos"]
 
 _WORK, _NOTE, _LOCK, _PHOTOS = ".lwm-edge", "note.json", "lock", "photos"
 _WAITS = ".waits.json"
-_LONGEST_NAME = 200  # bytes of a class folder's name; file systems allow 255, with what is added to it
+_LONGEST_NAME = 200  # bytes of a class folder's name; file systems allow 255, including the endings
 
 
 class NotedPhoto(Record):
@@ -239,7 +239,7 @@ class InboxFolder:
                 _remove_reason(path)
 
     def was_taught(self, photo: Photo, class_name: str) -> bool:
-        """Returns whether the class's taught photos include this one, under a name that it would get there.
+        """Returns whether the class's taught photos include a copy of this one, under any name it may get.
 
         Some tools deliver a file twice.
         """

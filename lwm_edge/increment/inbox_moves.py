@@ -51,7 +51,7 @@ def is_copy(path: Path, digest: str) -> bool:
 
 
 def make_folder_for_photos(parent: Path, name: str) -> Path:
-    """Creates a folder for photos, under another name if its file system refuses its own one."""
+    """Creates a folder for photos, under another name if the file system refuses the given one."""
     best, safe = folders_for(parent, name)
     try:
         storage.make_folder(best)
@@ -66,10 +66,11 @@ def make_folder_for_photos(parent: Path, name: str) -> Path:
 def move_beside_others(path: Path, folder: Path) -> None:
     """Moves a photo to a folder; deletes it if a copy of it is there already.
 
-    The photo gets another name if its own one is taken, or if the folder's file system refuses it.
+    The photo gets another name if its own is taken, or if the folder's file system refuses it.
 
     Raises:
-        HomeError: The operating system refused for another reason, or the photo can get no name there.
+        HomeError: The operating system refused for another reason, or every name for the photo is taken or
+            refused there.
         ResourceError: The other disk is full; the photo is where it was.
     """
     for name in names_for(path):
@@ -86,7 +87,9 @@ def move_beside_others(path: Path, folder: Path) -> None:
                 raise
         else:
             return
-    raise HomeError(f"cannot move {path} to {folder}: it can get no name there; move it yourself")
+    raise HomeError(
+        f"cannot move {path} to {folder}: every name for it is taken or refused there; move it yourself"
+    )
 
 
 def _is_name_refused(error: HomeError) -> bool:

@@ -41,7 +41,7 @@ class WaitingClass(Report):
         class_name: Name of the class folder.
         state: State of the folder: `arriving` while it changes, `collecting` while it has too few photos,
             `waiting` if the photos wait for the owner or for the next try.
-        photos: Number of files; if all are in sub-folders, the number of those.
+        photos: Number of files in the folder; if it has none, number of files in its sub-folders.
         reason: Reason why the photos wait, in words.
     """
 

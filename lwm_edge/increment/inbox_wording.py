@@ -1,4 +1,4 @@
-"""Words errors and questions so that the owner of an inbox, who runs no command, can act on them."""
+"""Phrases errors and questions so that an inbox's owner, who may not have run a command, can act on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .inbox_record import manifest_of
 
 
 def in_owners_words(error: LwmEdgeError, path: Path, folder: InboxFolder, home: Home) -> LwmEdgeError:
-    """Words an error that ended the teaching so that the owner of the inbox can act on it.
+    """Phrases an error that ended the teaching so that the owner of the inbox can act on it.
 
     Args:
         error: Error that ended the teaching.

@@ -175,7 +175,7 @@ def _solving_seconds(features: int) -> float:
     np.linalg.solve(small, small)
     solving = time.monotonic() - started
     # This solve has as many right-hand sides as unknowns, and takes four times as long as one with a few.
-    # Solving the head takes two with a few, so half of the measured time is enough.
+    # Solving the head takes two solves with a few right-hand sides, so half of the measured time is enough.
     return solving * (features / _SMALL_MATRIX) ** 3 / 2
 
 
@@ -193,7 +193,7 @@ def require_solved_head(parent: Bundle) -> None:
     """
     if not is_solved(teachers_head(parent).weight, ClassStatistics.from_bundle(parent)):
         raise ConfigError(
-            "the last layer was trained, and more photos can change only one that is computed from the "
+            "the last layer was trained, but learning from more photos needs one that is computed from the "
             "statistics; pass --solve-head to replace it, for all classes, with such a layer, or remove the "
             "classes that get more photos and add them again with all their photos"
         )

@@ -110,7 +110,7 @@ def warn_about_near_copies(
             yield (
                 f"{copies} of {photos} photos of {class_names[label]} are nearly the same as another one, so "
                 "the model may know this class only from one side, in one light or in one place, even if it "
-                "recognises these photos: take photos that differ, and give them with lwm-edge add-photos"
+                "recognises these photos: take photos that differ, and add them with lwm-edge add-photos"
             )
 
 

@@ -20,8 +20,8 @@ _MARGIN_KEEPING_MEMORY = 1.15  # the same factor, if freed memory is kept
 _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
 _REPLANNING_MARGIN = 1.02  # factor for a limit that an error names, as the next plan may need a little more
 _LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that exporting and writing read for the first time
-# The same for solving the head, with the pages for reading photos and running the model, and what ONNX
-# Runtime keeps of a freed model. All library pages are given back before the new model is exported.
+# Such pages that solving the head, reading photos and running the model read, plus what ONNX Runtime keeps of
+# a freed model. All library pages are given back before the new model is exported.
 _LIBRARY_BYTES_WHEN_SOLVING = 20 * 2**20
 
 USUAL_STEPS = 3  # trial steps: one that loads libraries, one with one image, and one with several
@@ -44,7 +44,7 @@ class _Probe(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Predicts the memory and time of an increment that follows a candidate.
+    """Predicts the memory and time of an increment that is done as a candidate says.
 
     Attributes:
         peak_bytes: Peak memory, if photos are read again.

@@ -125,8 +125,8 @@ def _merged(model: Bundle, row: int, into: int) -> Edited:
     statistics = ClassStatistics.from_arrays(arrays)
     if not is_solved(arrays[WEIGHT][: len(manifest.class_names)].astype(np.float64), statistics):
         raise ConfigError(
-            "the last layer was trained, and classes can be merged only in one that is computed from the "
-            "statistics; first replace it, by adding classes with --recipe lda or photos with --solve-head; "
+            "the last layer was trained, but merging classes needs one that is computed from the statistics; "
+            "first replace the trained one, by adding classes with --recipe lda or photos with --solve-head; "
             "then merge the two classes"
         )
     merge_classes(statistics, row, into)

@@ -78,7 +78,7 @@ def judge_shipped(
     starts_solved = solved or is_solved(head_before.weight, known)
     accuracy, photos = by_solved if starts_solved else as_shipped, int(total.sum())
     per_photo = 1 / total[is_measured]
-    # This many photos, spread evenly over the classes, would be as informative.
+    # This many photos, spread evenly over the classes, would tell as much as the vendor's photos do.
     counted = is_measured.sum() ** 2 / per_photo.sum()
     alone = _head_alone(known, head_before, shipped, solved)
     # Even if every photo was recognised, the next one may not be.

@@ -74,7 +74,7 @@ def set_up(
     """
     parent = home.open_bundle()
     require_trusted_model(home, parent.manifest)
-    if not more:  # whatever `auto` chooses, it may end with lda
+    if not more:  # whatever `auto` chooses first, the increment may fall back to lda
         require_usable("lda" if config.recipe == "auto" else config.recipe, config)
     if config.sign_with:
         read_private_key(config.sign_with)  # so that a bad key is refused before the work, not after it

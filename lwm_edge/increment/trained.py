@@ -113,8 +113,9 @@ class TrainingLearner:
     ) -> Learnt:
         """Trains the student, and runs both networks once on each photo.
 
-        If the student is to be compared with a model whose backbone stayed as it was, only that model is made
-        if the training diverges, or if the photos do not show how it would move known classes.
+        If the student is to be compared with a model whose backbone stayed as it was, but the training
+        diverges or the photos do not show how training would move known classes, only that other model is
+        made.
         """
         self._move_to(_CPU)
         with freed_memory_kept(plan.keeps_freed_memory):

@@ -77,19 +77,21 @@ class Learnt(NamedTuple):
         held_back: Values that the student's head reads for the held-back photos [M, d].
         held_back_by_teacher: Values that the teacher's head reads for the held-back photos [M, d].
         teachers_head: Head of the teacher.
-        held_back_logits: Logits of the held-back photos, by a student's head that has not learnt from them.
+        held_back_logits: Logits of the held-back photos, by the student with a head that has not learnt from
+            them.
         judge_unseen: Function that judges photos, each with a model that has not learnt from it, and also
             returns their class indices. It judges all photos if nothing is trained, else the held-back ones.
             Its argument is a function, which it calls before it solves each of these models.
         rows: Rows of the `Discriminant` of all classes; None if the backbone was trained.
         head: Head of the student.
-        attention_distance: Mean L_AD between student and teacher on the held-back photos; None if torch did
-            not run, as attention maps need it.
+        attention_distance: Mean L_AD between student and teacher on the held-back photos; None if the
+            backbone stayed as it was.
         tensors: Tensors of the bundle that the training may have changed, other than the statistics.
         near_copies: Numbers of near-copies and of different photos of each class, by class_index.
         untrained: All these results for a model whose backbone stayed as it was; None unless the two are
             compared.
-        why_untrained: Reason why such a model was made without training one to compare; None otherwise.
+        why_untrained: Reason why only such a model was made, although two were to be compared; None
+            otherwise.
         warnings: Warnings for the owner about what was learnt.
     """
 

@@ -31,7 +31,7 @@ from .values import Learnt
 
 
 def evaluate_student(task: Task, learnt: Learnt) -> EvaluationReport:
-    """Measures the accuracy on the held-back photos, with a student's head that has not learnt from them."""
+    """Measures the student's accuracy on the held-back photos, with a head that has not learnt from them."""
     return evaluate_predictions(
         learnt.held_back_logits.argmax(1),
         np.array(task.photos.held_back.labels),
@@ -69,8 +69,8 @@ def judge_new(task: Task, learnt: Learnt, report: Callable[[], None]) -> NewJudg
     """Judges the new classes or, if there are none, the known ones that get more photos.
 
     Each photo is judged by a head that had not learnt from it. If nothing is trained, all photos of these
-    classes count, as the head can be solved again without each fifth of them in turn; otherwise, only the
-    held-back ones count.
+    classes count, as the head can be solved five times, each time leaving out another fifth of them;
+    otherwise, only the held-back ones count.
     """
     names, first_new = all_class_names(task), len(task.parent.manifest.class_names)
     unseen, labels = learnt.judge_unseen(report)
@@ -95,7 +95,7 @@ def calibration(task: Task, new: NewJudgement) -> Histogram:
 
 
 def judge_what_shipped(task: Task, learnt: Learnt, judged: Sequence[NewClassReport]) -> ShippedJudgement:
-    """Judges how well the shipped classes are still recognised, given how often the new ones are."""
+    """Judges how often the shipped classes are still recognised, given the judgement of the new ones."""
     parent = task.parent.manifest
     return judge_shipped(
         ClassStatistics.from_bundle(task.parent),

@@ -161,7 +161,7 @@ def _stop_event() -> threading.Event:
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
 
     def watch() -> None:
-        """Sets the event once standard input ends, as it does when the starting process has ended."""
+        """Sets the event when standard input ends, as it does once the process that started this one ends."""
         while os.read(0, 4096):  # sys.stdin would hold a lock that must be free when the process ends
             pass
         stop.set()

@@ -167,7 +167,7 @@ class ClassStatistics:
 
     def _draw_logits(self, weight: Features, bias: Features, classes: int) -> tuple[Features, Features]:
         """Computes the logits of the class means [classes, N], and draws random deviations [photos, N]."""
-        # Either features or logits can be drawn; those with the smaller covariance take less time.
+        # Either features or logits can be drawn; drawing those with fewer dimensions takes less time.
         of_features = len(weight) > len(self.covariance)
         covariance = self.covariance if of_features else weight @ self.covariance @ weight.T
         variances, axes = np.linalg.eigh(covariance)

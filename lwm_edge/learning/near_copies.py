@@ -27,9 +27,9 @@ class NearCopies(NamedTuple):
 
     Attributes:
         copies: Number of photos that are nearly the same as an earlier one.
-        different: Number of photos that are left without near-copies: in order, each photo is kept unless it
-            is nearly the same as one kept before. In a video that shows an object from all sides, nearly
-            every frame is nearly the same as the one before, and yet many frames may differ.
+        different: Number of photos that remain once near-copies are dropped: in order, each photo is kept
+            unless it is nearly the same as one kept before. In a video that shows an object from all sides,
+            nearly every frame is nearly the same as the one before, and yet many frames may differ.
     """
 
     copies: int

@@ -60,8 +60,8 @@ class DriftReport(Report):
         base_agreement: Share of photos for which student and teacher rank the same class highest, among the
             teacher's classes.
         probability_change: Mean absolute change of the sigmoid outputs for the teacher's classes.
-        attention_distance: Mean L1 distance of the normalised attention maps (L_AD); None if nothing was
-            trained, because such increments run without torch, which the maps need.
+        attention_distance: Mean L1 distance of the normalised attention maps (L_AD); None if the backbone
+            stayed as it was.
         shipped: Estimate of the accuracy on the shipped classes; None unless the bundle has the
             vendor's measurements of at least two of the shipped classes that the model still knows.
     """

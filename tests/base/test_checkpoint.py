@@ -171,7 +171,7 @@ def test_another_network_is_summarised_and_recognised() -> None:
 def test_the_architecture_that_was_chosen_is_not_suggested_again(model: torch.nn.Module) -> None:
     state = {name: tensor for name, tensor in model.state_dict().items() if name != "fc.bias"}
     with pytest.raises(
-        ArchitectureError, match="only the head differs, which must be one linear layer"
+        ArchitectureError, match="only the head differs; it must be one linear layer"
     ) as refused:
         load_into(model, state, "small_resnet20", ())
     assert "--arch" not in refused.value.message and refused.value.problems == ("fc.bias is missing",)

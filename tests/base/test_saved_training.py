@@ -77,7 +77,7 @@ def test_unfinished_training_of_another_base_is_left_alone(tmp_path: Path) -> No
 
 def test_a_file_that_holds_no_training_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "base.lwm.training").write_text("notes")
-    with pytest.raises(ConfigError, match="another file is there; move it away"):
+    with pytest.raises(ConfigError, match="another file is there; move that file elsewhere"):
         train(tmp_path / "base.lwm")
     assert (tmp_path / "base.lwm.training").read_text() == "notes"
 

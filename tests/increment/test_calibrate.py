@@ -69,7 +69,7 @@ def test_a_lack_of_photos_is_told_from_photos_that_look_like_no_class(home: Home
     (warning,) = [line for line in _warnings(too_low, manifest) if "threshold:" in line]
     assert "look like none of the classes" in warning and "at least" not in warning
     assert threshold(too_low) == (
-        "no threshold, as too many of 178 photos of 8 classes look like none of the classes"
+        "no threshold, as too many of the 178 photos of 8 classes look like none of the classes"
     )
 
 

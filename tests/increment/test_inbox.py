@@ -450,8 +450,8 @@ def test_links_and_files_that_are_no_photos_stay(home: Home, inbox: Path, taught
 
 def test_the_arguments_are_checked(home: Home, inbox: Path, taught: Path) -> None:
     for settings, message in (
-        ({}, "say what becomes of taught photos"),
-        ({"taught": taught, "delete": True}, "say what becomes of taught photos"),
+        ({}, "say what to do with photos that the model has learnt from"),
+        ({"taught": taught, "delete": True}, "say what to do with photos that the model has learnt from"),
         ({"taught": inbox / "taught"}, "is inside the inbox"),
         ({"taught": home.path / "taught"}, "is inside the home"),
         ({"delete": True, "config": IncrementConfig(recipe="lwm")}, "without training"),

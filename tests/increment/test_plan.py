@@ -508,7 +508,7 @@ def test_the_limit_that_is_named_is_enough_for_photos_of_12_megapixels(
         return done.stdout
 
     predicted, enough = (int(number) for number in re.findall(r"(\d+) MiB (?:predicted|would)", plan()))
-    assert enough > predicted and "would be enough, reading the photos included" in plan()
+    assert enough > predicted and "would be enough, including memory to read the photos" in plan()
     again = re.search(r"(\d+) MiB predicted", plan("--max-memory", f"{enough}MiB"))
     assert again and int(again[1]) == pytest.approx(predicted, rel=0.05)
 
