@@ -57,7 +57,6 @@ TOO_LONG = {  # commands of which only the options are parsed, and why
     "doctor.py": "minutes, on data that is not here",
     "coverage.py": "a minute for each row, on data that is not here",
     "make_demo_data.py": "its data come from a Debian package",
-    "speed_kernels.py": "a minute, and only figures from an idle machine count",
     "few_photos.py": "minutes, on data that is not here",
     "unknown.py": "minutes, on data that is not here",
     "estimates.py": "needs a base and its test photos",
