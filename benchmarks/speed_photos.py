@@ -29,23 +29,11 @@ def in_turn(
     actions: Mapping[str, Callable[[], object]],
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
-    *,
-    repeats: int = 0,
 ) -> dict[str, list[float]]:
-    """Times each action once a round, by the given clock, after a first round that only warms up.
-
-    Args:
-        actions: Actions, by name.
-        rounds: Number of rounds.
-        clock: Function that returns the time in seconds.
-        repeats: Number of times that an action runs in each round before it is timed, because in practice it
-            follows itself; otherwise it finds the processor's caches full of another action's data.
-    """
+    """Times each action once a round, by the given clock, after a first round that only warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds + 1):
         for name, action in actions.items():
-            for _ in range(repeats):
-                action()
             started = clock()
             action()
             if number:

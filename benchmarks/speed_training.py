@@ -5,8 +5,7 @@
 
 In a round each variant runs once, in turn, so that the machine's state is the same for all. Ratios are
 computed within each round, and the tables give the median, the smallest and the largest ratio. The networks
-are untrained, because speed does not depend on training. A step is timed after one of its own kind, as in
-training, where no other step has just filled the processor's caches.
+are untrained, because speed does not depend on training.
 
     steps     one update of finetune, lwf-mc and lwm, from pixels to new weights, as in training, in float32
               and, if the processor supports it, in bfloat16, with all blocks trained and with the first ones
@@ -150,7 +149,7 @@ def measure_steps(
                 steps[AUTOGRAD] = make_step(arch, frozen, AUTOGRAD, "float32", Path(folder), until, device)
                 for count in threads:
                     torch.set_num_threads(count)
-                    seconds = in_turn(steps, rounds, clock, repeats=1)
+                    seconds = in_turn(steps, rounds, clock)
                     rows.append(row_of_steps(arch, frozen, count, seconds, precisions))
                     print(json.dumps(rows[-1]), flush=True)
     return rows
