@@ -90,7 +90,7 @@ def test_the_bundle_keeps_its_length_and_the_onnx_file_gains_rows(printed: Print
 
 @pytest.mark.slow
 def test_the_demos_onnx_file_knows_all_ten_classes(printed: Printed) -> None:
-    assert len(Classifier(printed.footprint["Load it from"]).class_names) == 10
+    assert len(Classifier(printed.footprint["File to load"]).class_names) == 10
 
 
 def test_the_excerpt_is_complete_and_licensed() -> None:

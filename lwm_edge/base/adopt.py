@@ -88,7 +88,7 @@ def _pack(
     possible_levels(network, config.grid)  # refuses a grid that does not fit
 
     def predicted(photos: PhotoSet) -> tuple[Labels, Labels]:
-        """Returns the row that the head ranks highest for each photo, and each photo's label."""
+        """Returns, for each photo, the row with the highest logit and the row of the photo's class."""
         found = learn_all(network, photos, config.capacity, ranks, on_progress)
         return found.predictions, found.labels
 

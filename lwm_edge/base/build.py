@@ -34,9 +34,10 @@ def build_base(
 ) -> BaseReport:
     """Trains a base from class folders and writes its bundle.
 
-    If `torchrun --nproc-per-node N` starts the script, N processes train the base together. All of them
-    return the report, but only the first one writes the bundle and reports progress. The training is saved at
-    the end of an epoch, about once a minute at most; after an interruption, the same call continues it.
+    If the calling script is started with `torchrun --nproc-per-node N`, N processes train the base together.
+    All of them return the report, but only the first one writes the bundle and reports progress. The training
+    is saved at the end of an epoch, about once a minute at most; after an interruption, the same call
+    continues it.
 
     Args:
         photos: Path of a folder with one sub-folder of photos for each class.

@@ -85,7 +85,7 @@ def check_order(predictions: Labels, labels: Labels, class_names: Sequence[str])
     """Refuses an order of the head's rows that the photos contradict, even if only for two classes.
 
     Args:
-        predictions: Row that the head ranks highest for each photo [M].
+        predictions: Row with the highest logit for each photo [M].
         labels: Row that belongs to the photo's class in the given order [M].
         class_names: Name of the class that each row stands for in the given order.
 
@@ -116,7 +116,7 @@ def check_folder_names(folder: Path, predictions: Labels, labels: Labels, class_
 
     Args:
         folder: Path of the folder that holds the class folders.
-        predictions: Row that the head ranks highest for each photo [M].
+        predictions: Row with the highest logit for each photo [M].
         labels: Row of the class that the photo's folder is named after [M].
         class_names: Name of the class that each row stands for.
 

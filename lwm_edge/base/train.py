@@ -74,7 +74,7 @@ def train_base(
         network: Network on the device to train on.
         photos: Photos to learn from.
         config: Settings of the base.
-        saved: Unfinished training, which is continued and saved.
+        saved: Store of the unfinished training, to continue from and to save to.
         ranks: Processes that train together.
         on_progress: Function that is called after every update.
 

@@ -168,7 +168,7 @@ def repair(report: RepairReport) -> None:
     rows = {
         "Repaired": "; ".join(report.repaired) or "nothing: all files match the bundle",
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
-        "Load it from": printable(report.onnx),
+        "File to load": printable(report.onnx),
         "Model digest": report.model_digest,
     }
     print_rows(f"Model home {printable(report.home)}", rows)
@@ -279,7 +279,7 @@ def demo(report: DemoReport) -> None:
         "ONNX file": " -> ".join(f"{size:,}" for size in report.onnx_bytes) + " bytes",
         "Whole home": " -> ".join(f"{size:,}" for size in report.home_bytes) + " bytes",
         "Audit": "passed" if report.audit_passed else "FAILED",
-        "Load it from": printable(report.onnx),
+        "File to load": printable(report.onnx),
         "Time": f"{report.seconds:.0f} s",
     }
     print_rows("Footprint before and after each increment", rows)

@@ -26,7 +26,7 @@ def change(report: ChangeReport, details: bool = False) -> None:
     rows = {
         **({"Still there": "\n".join(report.remains)} if report.remains else {}),
         "Classes": f"{len(report.class_names)}: {listed(report.class_names)}",
-        "Load it from": printable(report.onnx),
+        "File to load": printable(report.onnx),
     }
     if report.trusted_key:
         rows["Trusts the key"] = report.trusted_key

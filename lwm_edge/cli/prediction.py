@@ -56,7 +56,7 @@ def predict_command(
     camera: Annotated[
         str | None,
         typer.Option(
-            metavar="SOURCE", help="Classify frames of a camera (a number, such as 0) or of a video file."
+            metavar="SOURCE", help="Classify frames from a camera (a number, such as 0) or a video file."
         ),
     ] = None,
     every: Annotated[
@@ -148,8 +148,9 @@ def predictions(report: PredictionReport, home: Path, unknown: bool = False) -> 
 def _note_lack_of_threshold(seen: Sequence[Prediction], home: Path, unknown: bool) -> None:
     if unknown and any(p.unknown is None and not p.error for p in seen):
         note(
-            "Note: this model has no threshold for unknown objects; set one with photos that it has not "
-            f"learnt from, of classes that it knows: lwm-edge calibrate PHOTOS {home_option(home)}"
+            "Note: this model has no threshold for unknown objects; set one with photos of classes "
+            "that it knows, but not photos that it has learnt from: "
+            f"lwm-edge calibrate PHOTOS {home_option(home)}"
         )
 
 

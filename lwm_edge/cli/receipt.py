@@ -52,7 +52,7 @@ def _print(title: str, report: IncrementReport, details: bool) -> None:
         "Shipped classes": _shipped(report.drift.shipped) or report.old_classes_note,
         "Watch out": "\n".join(report.warnings) or "nothing stood out",
         "What next": "\n".join(_next_steps(report)),
-        "Load it from": printable(report.onnx),
+        "File to load": printable(report.onnx),
         "Recipe": f"{report.recipe}: {_what_happened(report)}",
         **_compared(report),
         **(_details(report) if details else {}),

@@ -51,7 +51,7 @@ def calibration(report: CalibrationReport, details: bool = False) -> None:
         "Photos": f"{report.photos} of {classes}: {listed(report.calibrated_classes)}{left_out}",
         "Before": before,
         "Now": display.threshold(report.calibration),
-        "Load it from": printable(report.change.onnx),
+        "File to load": printable(report.change.onnx),
         **(change_details(report.change) if details else {}),
     }
     print_rows("Calibrated the score for unknown objects", rows)

@@ -1,9 +1,9 @@
 """Tells which files and folders in a home were made by this program, which never removes any others.
 
-A generation's name is eight digits, but so are some dates: its content must be ours too.
-Anything else in a home belongs to somebody else: it is left alone, every report on a change mentions it, and
-the audit fails because of it. Other modules remove nothing in a home except their own staged files; a test
-checks this.
+A generation's name is eight digits, but somebody else's folder may be named after a date, so a generation's
+content must be ours too. Anything else in a home belongs to somebody else: it is left alone, every report on
+a change mentions it, and the audit fails because of it. Other modules remove nothing in a home except their
+own staged files; a test checks this.
 """
 
 from __future__ import annotations

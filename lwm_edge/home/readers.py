@@ -42,7 +42,7 @@ class PastChange(Report):
         increment: Number of the change.
         change: Kind of the change; None if the record does not say.
         class_names: Names of the first classes that the change affected. For a renaming, they are the old
-            name and the new one; for a merger, the class that was merged and the class that it was merged
+            name and the new one; for a merge, the class that was merged and the class that it was merged
             into.
         more_classes: Number of further classes that the change affected.
         time: Time of the change by the device's clock; None if the record does not say.

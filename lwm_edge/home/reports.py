@@ -65,7 +65,7 @@ class ChangeReport(Report):
         home: Path of the model home.
         change: Kind of the change; None if a home was made.
         changed_classes: Names of the classes that the change affected; only the first few if there are many.
-            For a renaming, they are the old name and the new one; for a merger, the merged class and the
+            For a renaming, they are the old name and the new one; for a merge, the merged class and the
             class that it was merged into.
         increment: Number of the change; 0 if a home was made.
         removed_class: Name of the removed class, if any.

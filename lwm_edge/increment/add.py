@@ -195,7 +195,7 @@ def plan_increment(
         solve_head: Value for the same argument of `add_photos`.
         on_progress: Function that is called before each photo is read and before each trial step; any
             exception that it raises ends the call.
-        isolate: Whether to plan in a worker process, as `add_classes` would with the same value.
+        isolate: Whether to plan in a worker process; give the value that the planned call will get.
         wait: Whether to wait for another process that is changing the home.
         started: Value of time.monotonic() from which time is counted; None means now.
 

@@ -51,8 +51,8 @@ class Loaded(NamedTuple):
 
     Attributes:
         held_bytes: Bytes that the loaded model takes; they are freed once it has run on the photos.
-        peak_bytes: Most bytes taken while the model was being loaded; loading the new model, to check it,
-            takes as many.
+        peak_bytes: Largest number of bytes taken while the model was being loaded; loading the new model, to
+            check it, takes as many.
     """
 
     held_bytes: int

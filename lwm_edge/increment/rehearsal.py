@@ -24,9 +24,9 @@ from .job import Job, Strategy
 from .timing import START, Timer
 from .values import Approach, NewPhotos
 
-_SMALL_IMAGE_SIDE = 64  # pixels per cell of the grid, in the image whose activations are counted
+_SMALL_IMAGE_SIDE = 64  # side, in pixels per grid cell, of the image whose activations are counted
 _FLOAT32_BYTES, _FLOAT64_BYTES = 4, 8
-_NETWORKS = 2  # teacher and student; the attention maps that both make of the held-back photos are kept
+_NETWORKS = 2  # teacher and student; the feature maps that both make of the held-back photos are kept
 
 
 def describe_job(

@@ -81,17 +81,17 @@ class Learnt(NamedTuple):
             them.
         judge_unseen: Function that judges photos, each with a model that has not learnt from it, and also
             returns their class indices. It judges all photos if nothing is trained, else the held-back ones.
-            Its argument is a function, which it calls before it solves each of these models.
+            Its argument is a function that it may call before it computes each of these models.
         rows: Rows of the `Discriminant` of all classes; None if the backbone was trained.
         head: Head of the student.
         attention_distance: Mean L_AD between student and teacher on the held-back photos; None if the
             backbone stayed as it was.
         tensors: Tensors of the bundle that the training may have changed, other than the statistics.
         near_copies: Numbers of near-copies and of different photos of each class, by class_index.
-        untrained: All these results for a model whose backbone stayed as it was; None unless the two are
-            compared.
-        why_untrained: Reason why only such a model was made, although two were to be compared; None
-            otherwise.
+        untrained: All these results for a model whose backbone stayed as it was; None unless the trained
+            model is compared with such a model.
+        why_untrained: Reason why only the model with the unchanged backbone was made, although a trained one
+            was to be compared with it; None if there is no such reason.
         warnings: Warnings for the owner about what was learnt.
     """
 

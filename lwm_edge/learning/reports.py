@@ -33,8 +33,8 @@ class TrainingReport(Report):
 class ShippedEstimate(Report):
     """Reports an estimate of the accuracy on the shipped classes, whose photos a device does not have.
 
-    The estimate starts from the vendor's measurement: photos are simulated from the class statistics, with a
-    spread at which a model of the shipped classes alone would be right as often as the vendor measured.
+    The estimate starts from the vendor's measurement. Photos are simulated from the class statistics; their
+    spread is chosen so that a model of the shipped classes alone would be as accurate as the vendor measured.
 
     Attributes:
         measured: Accuracy that the vendor measured on photos that the network never saw.

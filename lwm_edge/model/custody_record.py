@@ -75,7 +75,7 @@ class Deed(Record):
     Attributes:
         kind: Kind of the change.
         class_names: Names of the first classes that it affected. For a renaming, they are the old name and
-            the new one; for a merger, the class that was merged and the class that it was merged into.
+            the new one; for a merge, the class that was merged and the class that it was merged into.
         more_classes: Number of further classes that it affected.
         unix_seconds: Time of the change by the device's clock, in seconds since 1970.
     """

@@ -187,7 +187,7 @@ def _moment(
 
 
 def _why_no_maps(receipt: IncrementReport, before: Bundle | None) -> str | None:
-    """Says why no maps of the old and the new model are shown; None if they can be."""
+    """Says why maps of the old and the new model cannot be shown; None if they can."""
     if receipt.training is None:
         return (
             f"Recipe {receipt.recipe} did not train the network, so there are no maps to compare. These are "

@@ -56,7 +56,7 @@ def check_file(
         folder: Class folder that the file is in.
         listing: Listing of the whole folder.
         read: Function that decodes a photo.
-        on_wait: Function that is called a few times a second; what it raises ends the reading.
+        on_wait: Function that is called a few times a second; any exception that it raises ends the reading.
     """
     try:
         check_photo_file(path)  # first, because a link that leads to itself cannot be resolved

@@ -32,8 +32,8 @@ def decode(
         path: Path of the photo.
         image_size: Height and width of the result.
         resize_size: Length of the photo's short side before the crop.
-        most_bytes: Limit on the bytes that the costliest photo of this format and size would take; None in
-            `decoder`, which has hard limits and decodes any photo.
+        most_bytes: Limit on the bytes that a photo of this format and size could take at worst; None if
+            `decoder` decodes it, which has hard limits of its own.
         on_wait: Function that is called a few times a second. What it raises is passed on unchanged.
 
     Raises:

@@ -87,7 +87,7 @@ class GuardedFile(io.BufferedReader):
 
     Args:
         path: Path of the photo.
-        on_wait: Function that is called a few times a second; what it raises ends the reading.
+        on_wait: Function that is called a few times a second; any exception that it raises ends the reading.
 
     Attributes:
         length: Length of the file, in bytes.

@@ -58,9 +58,9 @@ def open_photo(
     Args:
         path: Path of the photo.
         resize_size: Length of the photo's short side before the crop.
-        most_bytes: Limit on the bytes that the costliest photo of this format and size would take; None in
-            `decoder`, which has hard limits and decodes any photo.
-        on_wait: Function that is called a few times a second; what it raises ends the reading.
+        most_bytes: Limit on the bytes that a photo of this format and size could take at worst; None if
+            `decoder` opens it, which has hard limits of its own.
+        on_wait: Function that is called a few times a second; any exception that it raises ends the reading.
 
     Yields:
         The image, which must be decoded within the block.

@@ -33,8 +33,8 @@ def read_photo(
     Args:
         path: Path of the photo.
         preprocessing: Preprocessing of the model.
-        limit_bytes: Most bytes that this process and the one that decodes costly photos may take together. If
-            it is None, only what the photo itself takes is limited.
+        limit_bytes: Largest number of bytes that this process and the one that decodes costly photos may take
+            together. If it is None, only what the photo itself takes is limited.
         on_wait: Function that is called a few times a second while the photo is read. What it raises ends the
             reading, and is passed on unchanged.
 
@@ -79,7 +79,7 @@ def decoding_bytes(here: int) -> int:
     """Estimates the most bytes that reading photos took at any time, in both processes together.
 
     Args:
-        here: Most bytes that reading photos took in this process.
+        here: Largest number of bytes that reading photos took in this process.
     """
     return max(here + DECODER.resident_bytes, DECODER.peak_bytes)
 

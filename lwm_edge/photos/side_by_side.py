@@ -49,11 +49,12 @@ def read_side_by_side(
 
     Args:
         read: Function that reads an item. Its second argument is a function that it must call a few times a
-            second; what that function raises ends the reading.
+            second; any exception that this function raises ends the reading.
         items: Items to read.
         threads: Largest number of items to read at the same time; if it is 1, all are read in the caller's
             thread.
-        report: Reporter of progress, called only in the caller's thread. What it raises ends the reading.
+        report: Reporter of progress, called only in the caller's thread. Any exception that it raises ends
+            the reading.
     """
     done = slow = 0
     while done < len(items) and (threads == 1 or slow < _SLOW_PHOTOS):
@@ -155,7 +156,7 @@ class _Readers(Generic[Item, Result]):
             except BaseException as error:
                 outcome = _Outcome((), error)
             self._outcomes.put((number, outcome))
-        self.jobs.put(None)  # for the next thread, even if its start was interrupted
+        self.jobs.put(None)  # ends the next thread, which `end` may not know of if its start was interrupted
 
     def _stop_if_ended(self) -> None:
         if self._ended:

@@ -192,7 +192,7 @@ def _foreign_content(receipt: bytes) -> list[str]:
                 [
                     f"{place}, which is not a field of a receipt"
                     if why == "extra_forbidden"
-                    else f"something in {place} that no receipt has there"
+                    else f"a value in {place} that no receipt can have"
                     for place, why in sorted(places)
                 ]
             )

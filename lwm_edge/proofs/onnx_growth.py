@@ -25,7 +25,7 @@ _FLOAT_BYTES = 4
 
 
 class GrowthParts(NamedTuple):
-    """Splits the growth of an ONNX file by its causes.
+    """Splits the growth of an ONNX file by cause.
 
     Attributes:
         head: Bytes of the new rows of the head and of the score for unknown objects.

@@ -183,7 +183,7 @@ def _change_receipt(home: Home, change: Callable[[bytes], bytes]) -> None:
         ),
         (
             lambda text: re.sub(rb"(\"onnx_bytes\": )(\d+)", rb'\g<1>"' + b"8" * 900 + b'"', text),
-            "receipt.json has something in footprint.onnx_bytes that no receipt has there",
+            "receipt.json has a value in footprint.onnx_bytes that no receipt can have",
         ),
     ],
 )

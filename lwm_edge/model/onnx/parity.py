@@ -98,8 +98,8 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
         Content of the file, and the comparison.
 
     Raises:
-        ExportError: The graph is not of the form that lwm-edge exports, costs more than its weights account
-            for, or does not fit the tensors.
+        ExportError: The graph is not of the form that lwm-edge exports, is too costly to run, or does not
+            fit the tensors.
         ParityError: The file's results differ from the network's.
     """
     check_safe_to_run(arrays)

@@ -80,7 +80,7 @@ def trace_graph(network: Network, activation: Activation) -> bytes:
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # a batch of 1 would be exported as fixed
     try:
         with (
-            torch.no_grad(),  # with gradients, the network would look for blocks that change their input
+            torch.no_grad(),  # with gradients, the network would test whether blocks write to their input
             warnings.catch_warnings(),
             redirect_stdout(io.StringIO()),
             redirect_stderr(io.StringIO()),
