@@ -14,7 +14,7 @@ from ..memory import peak_rss_bytes, reset_peak_rss
 from .job import PROBED_IMAGES, Candidate, Job, Strategy, batchings
 
 # benchmarks/memory.py tests these margins, on ResNet-18 and MobileNetV2 at 224 px: the predictions in its
-# table lie between 1% below and 17% above the actual peaks.
+# table lie 1% to 17% above the actual peaks.
 MARGIN = 1.05  # factor for memory that the allocator and the libraries' buffers add from step to step
 _MARGIN_KEEPING_MEMORY = 1.15  # the same factor, if freed memory is kept
 _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
