@@ -8,8 +8,6 @@ then. So `auto` does not train on such photos; if a recipe was chosen by name, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ..errors import shortened
 from ..learning.class_statistics import ClassStatistics
 from ..learning.config import may_show_drift
@@ -41,10 +39,9 @@ def photos_are_unlike(parent: Bundle, approach: Approach, features: Features) ->
     return f"the new photos are too unlike those of {listed}" if unlike else None
 
 
-def coverage_warnings(unlike: str | None) -> Iterator[str]:
-    """Warns that classes may be confused later, if `photos_are_unlike` found some."""
-    if unlike:
-        yield (
-            f"{unlike} to show how training moves the features of these classes, so they may be confused "
-            "with classes that are added later; recipe lda leaves the features as they are"
-        )
+def later_confusion(unlike: str) -> str:
+    """Words the warning that the classes that `photos_are_unlike` found may be confused later."""
+    return (
+        f"{unlike} to show how training moves the features of these classes, so they may be confused "
+        "with classes that are added later; recipe lda leaves the features as they are"
+    )

@@ -32,7 +32,7 @@ from ..model.onnx.parity import head_inputs_of_probe
 from ..model.precision import has_bfloat16
 from ..model.unknown import known_scores
 from ..records import ProgressCallback
-from .coverage import coverage_warnings, photos_are_unlike
+from .coverage import later_confusion, photos_are_unlike
 from .instant import learn_without_training
 from .job import Job
 from .rehearsal import describe_job
@@ -117,27 +117,23 @@ class TrainingLearner:
         diverges or the photos do not show how training would move known classes, only that other model is
         made.
         """
+        teacher, batch_size, compares = self._teacher, plan.micro_batch_size, self._approach.compares
         self._move_to(_CPU)
         with freed_memory_kept(plan.keeps_freed_memory):
-            by_teacher = observe(
-                self._teacher, photos.to_learn, plan.micro_batch_size, on_progress
-            ).head_inputs
-        unlike, compares = (
-            photos_are_unlike(self._parent, self._approach, by_teacher),
-            self._approach.compares,
-        )
+            by_teacher = observe(teacher, photos.to_learn, batch_size, on_progress).head_inputs
+        unlike = photos_are_unlike(self._parent, self._approach, by_teacher)
         if compares and unlike:
             why = f"{unlike} to show how training would move these classes"
         else:
             try:
                 learnt = self._teach_student(photos, plan, saved, by_teacher, on_progress, should_stop)
-                return learnt._replace(warnings=tuple(coverage_warnings(unlike)))
+                return learnt._replace(warnings=(later_confusion(unlike),)) if unlike else learnt
             except GateError:
                 if not compares:
                     raise
                 why = "the training diverged"
         self._move_to(_CPU)
-        held_back = observe(self._teacher, photos.held_back, plan.micro_batch_size, on_progress).head_inputs
+        held_back = observe(teacher, photos.held_back, batch_size, on_progress).head_inputs
         learnt = learn_without_training(self._parent, photos, by_teacher, held_back)
         return learnt._replace(why_untrained=why)
 

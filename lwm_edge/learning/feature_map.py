@@ -10,7 +10,8 @@ from .discriminant import Features
 
 _RIDGE = 0.1
 # benchmarks/coverage.py measured the largest leverage on the first step of four data sets. Up to 0.29,
-# training did no harm. At about 1, it changed nothing on Caltech-101. At 1.5 or more, it harmed later steps.
+# training cost at most 0.2 points. At about 1, it changed nothing on Caltech-101. At 1.5 or more, it harmed
+# later steps.
 MAX_LEVERAGE = 0.5
 
 
@@ -54,8 +55,9 @@ def leverage(before: Features, points: Features) -> Features:
     Returns:
         The leverage of each point [N].
     """
-    deviations = points - before.mean(0)
-    solved = np.linalg.solve(_gram(before - before.mean(0)), deviations.T)
+    centre = before.mean(0)
+    deviations = points - centre
+    solved = np.linalg.solve(_gram(before - centre), deviations.T)
     products: Features = (deviations * solved.T).sum(1)
     return products
 

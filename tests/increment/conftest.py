@@ -24,3 +24,16 @@ def measured_home(tmp_path: Path) -> Home:
     save_bundle(tmp_path / "measured.lwm", arrays, base.manifest)
     init_home(tmp_path / "measured.lwm", tmp_path / "measured")
     return open_home(tmp_path / "measured")
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    """Makes an empty inbox."""
+    (tmp_path / "inbox").mkdir()
+    return tmp_path / "inbox"
+
+
+@pytest.fixture
+def taught(tmp_path: Path) -> Path:
+    """Returns a path for the folder of taught photos."""
+    return tmp_path / "taught"

@@ -47,17 +47,6 @@ from tests.support.folders import DEMO_DATA, photo_folder, state_of
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    (tmp_path / "inbox").mkdir()
-    return tmp_path / "inbox"
-
-
-@pytest.fixture
-def taught(tmp_path: Path) -> Path:
-    return tmp_path / "taught"
-
-
 def arrive(inbox: Path, name: str, source: str, numbers: range = range(8)) -> Path:
     """Puts photos of a demo class into a class folder of an inbox."""
     (found,) = DEMO_DATA.glob(f"train/*/{source}")

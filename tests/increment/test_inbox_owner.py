@@ -23,17 +23,6 @@ from tests.increment.test_inbox import arrive, counts, photos_in, reason_of, ref
 from tests.support.folders import state_of
 
 
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    (tmp_path / "inbox").mkdir()
-    return tmp_path / "inbox"
-
-
-@pytest.fixture
-def taught(tmp_path: Path) -> Path:
-    return tmp_path / "taught"
-
-
 def refuse_colons(below: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes a folder's file system refuse names with colons, as NTFS does."""
 
