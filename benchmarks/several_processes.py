@@ -48,7 +48,12 @@ def make_base(processes: int, seed: int, epochs: int, output: Path) -> dict[str,
     home = output.with_suffix("")
     init_home(output, home)
     accuracy = evaluate(open_home(home), DEMO_DATA / "test" / "base").accuracy
-    row = {"processes": processes, "seed": seed, "accuracy": accuracy, "grid": report["levels"]["grid"]}
+    row = {
+        "processes": processes,
+        "seed": seed,
+        "accuracy": accuracy,
+        "grid": (report["levels"]["levels"] or {"grid": 0})["grid"],
+    }
     return {**provenance(), "epochs": epochs, **row}
 
 

@@ -1,9 +1,10 @@
-"""Uses the vendor's photos to choose the grid on which a new base's head reads the network's earlier blocks.
+"""Uses the vendor's photos to choose which earlier blocks a new base's head reads, and on which grid.
 
 The last layers have learnt these photos' classes. A head that reads the last maps is therefore accurate with
-any grid, and does not show which grid suits new classes. So the earlier blocks are judged alone: the chosen
-grid is the one on which their values best tell the vendor's classes apart. Usually it is a single cell if
-objects can be anywhere in the picture, and a finer grid if all pictures are framed alike.
+any choice, and does not show which one suits new classes. So the blocks whose maps are larger than the last
+ones are judged alone: the choice is the one whose values from these blocks best tell the vendor's classes
+apart. Usually its grid is a single cell if objects can be anywhere in the picture, and a finer one if all
+pictures are framed alike. More blocks help small networks that were trained from scratch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ..photos.photo_set import PhotoSet
 from ..records import ProgressCallback, StepReporter, ignore_progress
 from .observing import PHOTOS_AT_ONCE, observe_all
 from .ranks import Ranks
-from .reports import LevelsReport
+from .reports import LevelsReport, TriedLevels
 
 MAX_INPUTS = 2048  # of a head whose grid the photos choose; the inputs' covariance takes 16 MiB of the bundle
 MAX_VALUES = 8192  # of levels whose grid the vendor chose; the values' covariance takes 256 MiB
@@ -44,43 +45,56 @@ def map_shapes(network: Network) -> list[tuple[int, ...]]:
     return shapes
 
 
-def find_levels(network: Network, grid: int) -> Levels | None:
+def find_levels(network: Network, grid: int, *, more_blocks: bool = False) -> Levels | None:
     """Finds the last block of each map size except the final one; returns None if the grid does not fit.
 
     Args:
         network: Network without levels.
         grid: Number of cells per side.
+        more_blocks: Whether to add the middle block of each map size, the final one included.
     """
-    ends = {tuple(sides): (index, channels) for index, (channels, *sides) in enumerate(map_shapes(network))}
-    *earlier, _ = sorted((index, channels, min(sides)) for sides, (index, channels) in ends.items())
-    values = grid**2 * sum(channels for _, channels, _ in earlier)
-    if min((side for _, _, side in earlier), default=0) < grid or values > MAX_VALUES:
+    shapes = map_shapes(network)
+    of_size: dict[tuple[int, ...], list[int]] = {}
+    for index, (_, *sides) in enumerate(shapes):
+        of_size.setdefault(tuple(sides), []).append(index)
+    final = of_size[shapes[-1][1:]]
+    blocks = {indices[-1] for indices in of_size.values() if indices is not final}
+    if more_blocks:
+        several = [indices for indices in of_size.values() if len(indices) > 1]
+        blocks |= {indices[min(len(indices) // 2, len(indices) - 2)] for indices in several}
+    values = grid**2 * sum(shapes[index][0] for index in blocks)
+    if len(of_size) < 2 or min(min(shapes[index][1:]) for index in blocks) < grid or values > MAX_VALUES:
         return None
-    return Levels(blocks=tuple(index for index, _, _ in earlier), grid=grid, values=values)
+    return Levels(blocks=tuple(sorted(blocks)), grid=grid, values=values)
 
 
 def possible_levels(network: Network, grid: int | None) -> list[Levels]:
-    """Lists the levels that a network could read, coarse grids first.
+    """Lists the levels that a network could read, those with the fewest values first.
 
     Args:
         network: Network without levels.
-        grid: Grid that the vendor chose; 0 means no levels, and None means each of `GRIDS` with which the
-            head has at most `MAX_INPUTS` inputs.
+        grid: Grid that the vendor chose; 0 means no levels. None means each of `GRIDS`, with and without more
+            blocks, if the head then has at most `MAX_INPUTS` inputs.
 
     Raises:
         ConfigError: The grid does not fit the network.
     """
     if grid == 0:
         return []
-    found = [levels for g in ((grid,) if grid else GRIDS) if (levels := find_levels(network, g))]
     if grid is None:
-        return [levels for levels in found if levels.values <= MAX_INPUTS - network.head.in_features]
-    if not found:
+        found = {find_levels(network, g, more_blocks=more) for g in GRIDS for more in (False, True)}
+        most = MAX_INPUTS - network.head.in_features
+        return sorted((levels for levels in found if levels and levels.values <= most), key=_size)
+    if not (levels := find_levels(network, grid)):
         raise ConfigError(
             f"grid {grid} does not fit this network: its earlier blocks have maps of fewer cells per side, "
             f"would give the head more than {MAX_VALUES} values, or have maps no larger than the last ones"
         )
-    return found
+    return [levels]
+
+
+def _size(levels: Levels) -> tuple[int, int]:
+    return levels.values, levels.grid
 
 
 def choose_levels(
@@ -90,7 +104,7 @@ def choose_levels(
     ranks: Ranks = Ranks(),  # noqa: B008 - it never changes
     on_progress: ProgressCallback = ignore_progress,
 ) -> LevelsReport:
-    """Chooses the grid that suits the photos best, and makes the network's head read earlier blocks on it.
+    """Chooses the levels that suit the photos best, and makes the network's head read them.
 
     If there are more photos than `PHOTOS_AT_ONCE`, only an evenly spaced selection of them is used.
 
@@ -101,7 +115,7 @@ def choose_levels(
         ranks: Processes, each of which runs the network on a share of the photos.
         on_progress: Function that is called before each photo, and before each head is solved.
     """
-    accuracy = {}
+    tried: list[TriedLevels] = []
     report = StepReporter("evaluate", FOLDS * len(candidates), on_progress)
     every = -(-len(photos.photos) // PHOTOS_AT_ONCE)  # photos are sorted by class
     selection = replace(photos, photos=photos.photos[:: max(1, every)])
@@ -110,13 +124,21 @@ def choose_levels(
         trial = network.student(trains=False)
         trial.read_levels(levels)
         seen = observe_all(trial, selection, ranks, on_progress)
-        values = seen.head_inputs[:, : levels.values]
-        accuracy[levels.grid] = ranks.by_first(partial(_accuracy, values, labels, report))
-    # If several grids are equally good, this chooses the first one, which is the coarsest.
-    chosen = max(candidates, key=lambda levels: accuracy.get(levels.grid, 0.0), default=None)
+        values = seen.head_inputs[:, : _values_of_larger_maps(network, levels)]
+        accuracy = ranks.by_first(partial(_accuracy, values, labels, report))
+        tried.append(TriedLevels(levels=levels, accuracy=accuracy))
+    # If several are equally good, this chooses the first one, which has the fewest values.
+    chosen = max(tried, key=lambda trial: trial.accuracy).levels if tried else next(iter(candidates), None)
     if chosen:
         network.read_levels(chosen)
-    return LevelsReport(grid=chosen.grid if chosen else 0, inputs=network.head.in_features, accuracy=accuracy)
+    return LevelsReport(levels=chosen, inputs=network.head.in_features, tried=tuple(tried))
+
+
+def _values_of_larger_maps(network: Network, levels: Levels) -> int:
+    """Counts the values of those blocks whose maps are larger than the last ones; they come first."""
+    *_, (_, *last) = shapes = map_shapes(network)
+    channels = (shapes[block][0] for block in levels.blocks if list(shapes[block][1:]) != last)
+    return levels.grid**2 * sum(channels)
 
 
 def _accuracy(values: Features, labels: Labels, report: Callable[[], None]) -> float:

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from ..learning.reports import TrainingReport
 from ..model.evaluation import EvaluationReport
+from ..model.manifest import Levels
 from ..model.onnx.reports import ParityReport
 from ..records import AnyNamePath, Report
 
 
-class LevelsReport(Report):
-    """Reports which grid a base's head uses to read the network's earlier blocks, and why.
+class TriedLevels(Report):
+    """Reports how well levels that were tried suit the vendor's photos.
 
     Attributes:
-        grid: Number of cells per side of the grid over earlier blocks; 0 if none of them is read.
-        inputs: Number of the head's inputs, including those of the last feature maps.
-        accuracy: Cross-validated accuracy of each grid that was tried, with the earlier blocks alone.
+        levels: Levels that were tried.
+        accuracy: Cross-validated accuracy of those blocks alone whose maps are larger than the last ones.
     """
 
-    grid: int
+    levels: Levels
+    accuracy: float
+
+
+class LevelsReport(Report):
+    """Reports which of the network's earlier blocks a base's head reads, on which grid, and why.
+
+    Attributes:
+        levels: Levels that the head reads; None if it reads the last feature maps alone.
+        inputs: Number of the head's inputs, including those of the last feature maps.
+        tried: Levels that were tried; empty if there was only one choice.
+    """
+
+    levels: Levels | None
     inputs: int
-    accuracy: dict[int, float]
+    tried: tuple[TriedLevels, ...]
 
 
 class StatisticsReport(Report):

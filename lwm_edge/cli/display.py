@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from ..base.reports import LevelsReport, StatisticsReport
     from ..home.reports import FootprintReport
+    from ..model.manifest import Levels
     from ..model.onnx.comparison import VariantReport
     from ..model.onnx.reports import ParityReport
     from ..model.unknown import Calibration
@@ -154,13 +155,18 @@ def _statistics(report: StatisticsReport) -> str:
 
 
 def _levels(report: LevelsReport) -> str:
-    tried = ", ".join(f"{g}x{g} {percent(accuracy)}" for g, accuracy in report.accuracy.items())
+    tried = ", ".join(f"{_blocks(trial.levels)} {percent(trial.accuracy)}" for trial in report.tried)
     why = f" (accuracy of the earlier blocks alone: {tried})" if tried else ""
-    return f"reads {report.inputs} values: {_reads(report.grid)}{why}"
+    return f"reads {report.inputs} values: {_reads(report.levels)}{why}"
 
 
-def _reads(grid: int) -> str:
-    return "the last feature maps" + (f", and earlier blocks on a grid of {grid}x{grid}" if grid else "")
+def _reads(levels: Levels | None) -> str:
+    return "the last feature maps" + (f", and {_blocks(levels)}" if levels else "")
+
+
+def _blocks(levels: Levels) -> str:
+    blocks = counted(len(levels.blocks), "earlier block", "earlier blocks")
+    return f"{blocks} on a grid of {levels.grid}x{levels.grid}"
 
 
 def repair(report: RepairReport) -> None:
@@ -210,7 +216,7 @@ def info(report: InfoReport) -> None:
         "Added classes": ", ".join(added) or "none",
         "Capacity": f"{report.capacity} classes, {report.capacity - len(report.class_names)} free",
         "Network": f"{report.architecture}, {size}x{size} pixels, {report.activation} outputs",
-        "Head": f"reads {_reads(report.levels.grid if report.levels else 0)}",
+        "Head": f"reads {_reads(report.levels)}",
         "Bundle": f"{printable(report.bundle)}, {in_bytes(report.bundle_bytes)}",
         "Unknown objects": threshold(report.unknown),
         "Changes": f"{report.increment_count} since it was shipped; latest recipe: {report.recipe}",

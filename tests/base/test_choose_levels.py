@@ -25,23 +25,26 @@ def _without_levels() -> Network:
     return network
 
 
-def test_the_grid_that_tells_the_classes_apart_best_is_chosen() -> None:
+def test_the_levels_that_tell_the_classes_apart_best_are_chosen() -> None:
     network = _without_levels()
     report = choose_levels(network, photo_set("base", count=40), possible_levels(network, None))
-    assert set(report.accuracy) == {1, 2, 3} and all(0.5 < a <= 1 for a in report.accuracy.values())
-    assert report.accuracy[report.grid] == max(report.accuracy.values())
-    assert network.levels is not None and network.levels.grid == report.grid
+    ends, more = (5, 8), (3, 5, 7, 8, 10)  # of three residual blocks of each map size, after a stem of three
+    assert [(trial.levels.blocks, trial.levels.grid) for trial in report.tried] == [
+        *((ends, 1), (more, 1), (ends, 2), (ends, 3), (more, 2), (more, 3))
+    ]
+    assert all(0.5 < trial.accuracy <= 1 for trial in report.tried)
+    best = max(report.tried, key=lambda trial: trial.accuracy)
+    assert network.levels == report.levels == best.levels
     assert report.inputs == network.head.in_features == 64 + network.levels.values
 
 
-def test_a_grid_that_was_chosen_is_not_questioned() -> None:
+def test_levels_that_were_chosen_are_not_questioned() -> None:
     network = _without_levels()
     report = choose_levels(network, photo_set("base"), possible_levels(network, 2))
-    assert (report.grid, report.accuracy) == (2, {})
-    assert network.levels == find_levels(_without_levels(), 2)
+    assert report.tried == () and report.levels == network.levels == find_levels(_without_levels(), 2)
     network = _without_levels()
     report = choose_levels(network, photo_set("base"), possible_levels(network, 0))
-    assert (report.grid, report.inputs, network.levels) == (0, 64, None)
+    assert (report.levels, report.inputs, network.levels) == (None, 64, None)
 
 
 def test_a_grid_that_is_too_fine_is_refused() -> None:
@@ -52,7 +55,8 @@ def test_a_grid_that_is_too_fine_is_refused() -> None:
 
 
 def test_levels_with_too_many_values_are_not_tried() -> None:
-    assert [levels.grid for levels in possible_levels(fresh_network("resnet18"), None)] == [1]
+    found = [(len(levels.blocks), levels.grid) for levels in possible_levels(fresh_network("resnet18"), None)]
+    assert found == [(4, 1), (9, 1)]
     assert possible_levels(fresh_network("resnet50"), None) == []
     [levels] = possible_levels(fresh_network("resnet18"), 2)
     assert levels.values + 512 > MAX_INPUTS
