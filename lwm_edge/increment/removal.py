@@ -124,8 +124,8 @@ def _network_remains(manifest: Manifest, row: int, arrays: Arrays) -> list[str]:
     if manifest.recipe == BASE or arrays[TOTAL].any() or _learnt_once(manifest):
         return []
     return [
-        "what the network learnt about the class, if an earlier increment trained the network (the model does "
-        "not record whether one did)"
+        "what the network learnt about the class, if an earlier increment trained the network (the model "
+        "does not record whether one did)"
     ]
 
 
