@@ -2,7 +2,7 @@
 
     python benchmarks/inbox_crash.py RESULTS.json [--kills 200] [--seed 0]
 
-Photos of new and known classes arrive in two inboxes, which share a home and a folder of taught photos. A
+Photos of new and known classes arrive in two inboxes, which share a home and a folder of used photos. A
 forked process teaches the model from one inbox, and is killed (SIGKILL) at a random moment: half of the kills
 come after a random part of the process's time, half after a random part of a phase that is chosen at random.
 Chance also decides:
@@ -16,7 +16,7 @@ Chance also decides:
 After every kill these must be true (`inbox_world.py` checks them):
 
 - Each photo that has arrived whole is in exactly one place: in an inbox, in a folder of photos being taught,
-  or in the folder of taught photos. Each half-copied photo is still where it arrived.
+  or in the folder of used photos. Each half-copied photo is still where it arrived.
 - The home is complete, and its audit passes once the leftovers are cleared.
 - Both inboxes' notes can be read. By the counts in its statistics, the model has learnt from the photos in
   each class's taught folder, those that a note or a question to the owner explains, and no others.

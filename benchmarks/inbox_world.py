@@ -54,7 +54,7 @@ class World:
     """Holds a home, its two inboxes, and what has arrived in them.
 
     Attributes:
-        root: Folder with the home, the inboxes, and the folder of taught photos, which the inboxes share.
+        root: Folder with the home, the inboxes, and the folder of used photos, which the inboxes share.
         chance: Source of all choices.
         arrived: Digests of the photos that have arrived as a whole.
         half_copied: Whole contents of the photos of which only a part has arrived, by path.
@@ -78,7 +78,7 @@ class World:
 
     @property
     def taught(self) -> Path:
-        """Returns the folder of taught photos."""
+        """Returns the folder of used photos."""
         return self.root / "taught"
 
     @property

@@ -131,7 +131,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and readers
 
 # ONNX Runtime's official builds for Linux send usage reports to their publisher, and keep a database of them
 # in the user's cache folder. They read this variable when they are loaded, so it is set before this package
-# imports them; our workers inherit it. Anybody who wants the reports can set it to another value.
+# imports them; our workers inherit it. Anybody who wants to send these reports can set it to another value.
 if not os.environ.get("ORT_DISABLE_TELEMETRY"):
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 

@@ -1,4 +1,4 @@
-"""Writes parts of the commands that messages give as advice, so that they do the right thing as printed."""
+"""Writes parts of the commands that messages recommend, so that each command works as it is printed."""
 
 from __future__ import annotations
 

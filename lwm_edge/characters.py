@@ -1,4 +1,4 @@
-"""Tells which invisible characters join others as Unicode intends, and escapes others that cannot be shown.
+"""Tells which invisible characters join their neighbours as Unicode intends; escapes what cannot be shown.
 
 The characters are listed, not looked up, because whether a name is valid must not depend on Python's version
 of Unicode.

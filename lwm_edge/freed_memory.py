@@ -22,7 +22,8 @@ _UNMAP_FROM_BYTES = 64 * 1024
 _KEPT_BLOCK, _KEPT_HEAP = 2**25, 2**30  # the former is the most that glibc accepts
 _MADV_DONTNEED = 4  # a constant of mman.h
 _PAGEMAP = Path("/proc/self/pagemap")
-# Bits that pagemap sets for a resident page of a file; a private page counts as one until it is written to.
+# Bits that pagemap sets for a resident page of a file; a page of a private mapping has them until it is
+# written to.
 _PAGE_STATE = np.uint64(1 << 63 | 1 << 61)
 _LIBRARY_PERMISSIONS = ("r--p", "r-xp")  # private mappings; the loader maps code and constants in this way
 _processes_of_ours: set[int] = set()

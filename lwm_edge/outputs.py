@@ -16,7 +16,7 @@ STDOUT = "-"
 
 
 def check_output(path: Path | str, *, may_be_stdout: bool = False) -> None:
-    """Refuses an output that `write_output` could not write; call it before the work begins.
+    """Refuses, before the work begins, an output that `write_output` could not write.
 
     Args:
         path: Path that the user named, or `STDOUT`.

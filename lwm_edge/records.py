@@ -271,7 +271,7 @@ class StepReporter:
 
     Args:
         phase: Name of the phase.
-        total: Number of steps, or the usual number; steps beyond it are not counted.
+        total: Number of steps, or the usual number if it is not known yet; steps beyond it are not counted.
         on_progress: Function that gets the reports.
     """
 

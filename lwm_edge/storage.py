@@ -260,8 +260,8 @@ def remove_folder(path: Path, files: Collection[str], last: str | None = None) -
         last: Name of the file to remove only once the removal of the others is durable.
 
     Raises:
-        HomeError: Something else turned up in the folder meanwhile, so it stays, or the operating system
-            refused.
+        HomeError: Something else turned up in the folder meanwhile, so the folder stays; or the operating
+            system refused.
     """
     if not is_real_folder(path) or not holds_only(path, files):
         return

@@ -46,7 +46,7 @@ def map_shapes(network: Network) -> list[tuple[int, ...]]:
 
 
 def find_levels(network: Network, grid: int, *, more_blocks: bool = False) -> Levels | None:
-    """Finds the last block of each map size except the final one; returns None if the grid does not fit.
+    """Finds the last block of each map size except the final size; returns None if the grid does not fit.
 
     Args:
         network: Network without levels.

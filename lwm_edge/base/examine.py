@@ -144,8 +144,9 @@ def vendor_warnings(
     for report, which in ((unseen, "that the network never saw"), (learnt, "that it learnt from")):
         if report and report.accuracy < _POOR:
             warnings.append(
-                f"the base recognises only {report.accuracy:.0%} of the photos {which}, and will hardly do "
-                "better with the classes that devices add; check its training, preprocessing and labels"
+                f"the base recognises only {report.accuracy:.0%} of the photos {which}, and is unlikely "
+                "to do any better with the classes that devices add; check its training, preprocessing and "
+                "labels"
             )
     solved = choice.accuracy.get(choice.photos, trained)
     if choice.head == "trained" and trained - solved > _WORSE:

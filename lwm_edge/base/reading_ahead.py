@@ -1,4 +1,4 @@
-"""Reads the next photos while a network computes on earlier ones, so that they seldom wait for each other."""
+"""Reads photos ahead while a network computes, so that reading and computing seldom wait for each other."""
 
 from __future__ import annotations
 

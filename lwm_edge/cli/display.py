@@ -262,8 +262,8 @@ def _comparison(report: VariantReport) -> str:
     if report.accuracy is not None and report.original_accuracy is not None:
         accuracy = f"accuracy {100 * report.original_accuracy:.1f} -> {100 * report.accuracy:.1f}%, "
     return (
-        f"with the classifier on {report.photos} photos: same class on {percent_reached(report.agreement)} "
-        f"({100 * report.min_agreement:.0f}% required), {accuracy}"
+        f"with the original ONNX file on {report.photos} photos: same class on "
+        f"{percent_reached(report.agreement)} ({100 * report.min_agreement:.0f}% required), {accuracy}"
         f"{in_bytes(report.original_onnx_bytes)} -> {in_bytes(report.onnx_bytes)}, "
         f"{report.original_photo_ms:.1f} -> {report.photo_ms:.1f} ms per photo on this machine"
     )

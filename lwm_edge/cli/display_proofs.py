@@ -85,15 +85,16 @@ def _growth(growth: OnnxGrowth | None, details: bool) -> dict[str, str]:
         return {"ONNX file": f"{name} has not grown since the home was made"}
     grew = f"{name} {'grew' if growth.bytes >= 0 else 'shrank'} by {in_bytes(abs(growth.bytes))}"
     fits = {
-        True: "exactly what its classes need",
-        False: "which is not what its classes need",
+        True: "exactly as its classes require",
+        False: "which is not what its classes require",
         None: "which cannot be checked to the byte, as a shipped class was removed",
     }
     rows = {"ONNX file": f"{grew}, {fits[growth.explained]}; it has {_class_change(growth.classes)}"}
     if details and growth.explained:
         rows["  made up of"] = (
             f"{growth.head_bytes:,} bytes for rows in the last layer and the score for unknown objects, "
-            f"{growth.names_bytes:,} for names, {growth.framing_bytes:,} for longer numbers and lengths"
+            f"{growth.names_bytes:,} for names, {growth.framing_bytes:,} because the format "
+            "needs more bytes to write larger numbers"
         )
     return rows
 

@@ -28,7 +28,7 @@ class ExportConfig(Settings):
     """Folder of class folders, on whose photos the variant is checked; int8 is checked on half of the photos,
     and calibrated on up to 200 of the other half."""
     force: bool = False
-    """Whether to write the file even if it differs from the classifier on too many photos."""
+    """Whether to write the file even if it differs from the original on too many photos."""
 
     @model_validator(mode="after")
     def _settings_fit(self) -> ExportConfig:

@@ -130,7 +130,7 @@ def _converted(
     )
     if report.agreement < report.min_agreement and not config.force:
         raise ParityError(
-            f"this variant agrees with the classifier on {percent_reached(report.agreement)} of "
+            f"this variant agrees with the original ONNX file on {percent_reached(report.agreement)} of "
             f"{report.photos} photos; at least {100 * report.min_agreement:.0f}% is needed, so nothing was "
             "written; try more photos, other photos or another precision, or pass --force"
         )

@@ -14,7 +14,7 @@ class InterruptedReport(Report):
     """Reports an increment that was interrupted while it trained.
 
     Attributes:
-        step: Number of the last update before its checkpoint was written.
+        step: Number of the last update before the checkpoint was written.
         photos: Path of the folder with its photos; None if that is unknown.
         resume: Command that continues the increment.
     """
@@ -56,7 +56,7 @@ def interrupted_increment(home: Home, model_digest: str) -> InterruptedReport | 
 
 
 def describe_dropped(home: Home, model_digest: str) -> tuple[str, ...]:
-    """Warns that a change of the model drops an interrupted increment; empty if there is none to drop."""
+    """Returns a warning that a change to the model drops an interrupted increment; () if it drops none."""
     left_off = interrupted_increment(home, model_digest)
     if left_off is None:
         return ()

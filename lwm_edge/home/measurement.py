@@ -1,4 +1,4 @@
-"""Measures the memory that one change of a model takes, and counts the networks and images left in memory.
+"""Measures the memory that one change to a model takes, and counts the networks and images left in memory.
 
 For resident memory, the kernel keeps a high-water mark that can be reset. It keeps none for the parts of this
 memory (anonymous; mapped or shared) or for the process tree, so a thread samples those.

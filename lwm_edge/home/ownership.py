@@ -76,7 +76,7 @@ def is_generation(folder: Path) -> bool:
 
     Such a folder is not a link. Its name has eight digits, and its number is at most the next generation's.
     It holds nothing but a generation's files and their staged versions. Our bundle is among them, unless the
-    folder was just begun or is almost removed: then it holds at most a staged bundle.
+    folder has only just been made or has almost been removed: then it holds at most a staged bundle.
     """
     return _is_ours_by_content(folder) and int(folder.name) <= next_number(folder.parents[1])
 
@@ -119,7 +119,7 @@ def checkpoint_header(path: Path) -> bytes | None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Returns whether a file is a checkpoint that this program wrote, for whichever model."""
+    """Returns whether a file is a checkpoint that this program wrote, no matter for which model."""
     try:
         header = json.loads(checkpoint_header(path) or b"null")
     except (ValueError, RecursionError):

@@ -128,7 +128,7 @@ def _sound_bundle(generation: Generation) -> Bundle:
 def _commit(
     home: Home, old: Generation, onnx_file: bytes, report: RepairReport, wrong: Collection[str]
 ) -> tuple[str, ...]:
-    """Makes a new generation of the same bundle, the sound files and the rebuilt ones, in one atomic step."""
+    """Makes a new generation from the bundle, the sound files and the rebuilt ones, in one atomic step."""
     bundle = open_bundle(old.bundle)
     keep_receipt, keep_previous = RECEIPT not in wrong, PREVIOUS not in wrong
     receipt = (

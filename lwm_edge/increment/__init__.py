@@ -1,4 +1,4 @@
-"""Teaches new or known classes: plans an increment, learns it (by default in workers) and commits it.
+"""Teaches new or known classes: plans an increment, learns (by default in workers) and commits the result.
 
 An interrupted increment can be resumed. This package also renames, merges and removes known classes,
 calibrates the score for unknown objects, checks photos, and teaches the model from photos that arrive in an

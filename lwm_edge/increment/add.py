@@ -91,7 +91,7 @@ def add_photos(
         photos: Path of a folder with one sub-folder of photos for each class, named after the class. A photo
             that the model has already learnt from counts twice, because none is kept to compare it with.
         config: Settings; None means the defaults. Settings of the training have no effect.
-        solve_head: Whether to replace a trained head by one that is solved from the statistics.
+        solve_head: Whether to replace a trained head with one that is solved from the statistics.
         on_progress: Function that is called in this thread at every step and before each photo. An exception
             that it raises before the commit ends the increment, and the home's model stays as it was.
         isolate: Whether to learn and commit in a worker process; False does both in this process.

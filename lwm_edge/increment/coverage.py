@@ -40,7 +40,7 @@ def photos_are_unlike(parent: Bundle, approach: Approach, features: Features) ->
 
 
 def later_confusion(unlike: str) -> str:
-    """Words the warning that the classes that `photos_are_unlike` found may be confused later."""
+    """Writes the warning that the classes found by `photos_are_unlike` may be confused with later ones."""
     return (
         f"{unlike} to show how training moves the features of these classes, so they may be confused "
         "with classes that are added later; recipe lda leaves the features as they are"

@@ -37,7 +37,7 @@ _FEWEST = 5  # photos of a class; with fewer, nobody can tell what is usual for 
 _BLURRED_RATIO = 0.15  # share of the median sharpness of the class
 _BLACK, _WHITE = 50.0, 205.0  # black if nothing is brighter, white if nothing is darker
 _TINY_RATIO = 0.5  # share of the short side that the network sees
-_SURE_MARGIN = 3.0  # difference of two logits; a class's mean has a logit of about 5 for that class
+_SURE_MARGIN = 3.0  # difference of two logits; for a class's mean features, its own logit is about 5
 
 
 @dataclass

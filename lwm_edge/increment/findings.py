@@ -45,12 +45,12 @@ class SuspectPhoto(Report):
 
 
 class AlikeClasses(Report):
-    """Says that photos of one class are often taken for another.
+    """Says that photos of one class are often mistaken for another.
 
     Attributes:
         class_name: Name of the class.
-        other: Name of the class that its photos are taken for.
-        taken: Number of its photos that are taken for the other class.
+        other: Name of the class that its photos are mistaken for.
+        taken: Number of its photos that are mistaken for the other class.
         photos: Total number of its photos.
         is_known: Whether the model knows the other class, and the folder has no photos of it.
     """

@@ -55,7 +55,7 @@ def teach_inbox(
 
     Raises:
         ConfigError: The settings cannot be used for an inbox, one of the folders is inside another, or
-            the teaching of another home from this inbox was interrupted.
+            teaching another home's model from this inbox was interrupted.
         HomeError: The home or the inbox is missing, or cannot be written to.
         BusyError: Another process is working on this inbox. If only the home is busy, this call waits for it.
         LwmEdgeError: For the reasons that `add_classes` lists, if the home is the cause and not the photos.
@@ -145,14 +145,14 @@ def _watcher(
         )
     places = {"the home": opened.path, "the inbox": path}
     if folder.taught:
-        places["the folder for taught photos"] = folder.taught
+        places["the folder for used photos"] = folder.taught
     _require_apart(places)
     ours = config.model_copy(update={"recipe": "lda"})
     return Watcher(Teaching(opened, folder, ours, on_progress, isolate), quiet_seconds)
 
 
 def _require_apart(places: dict[str, Path]) -> None:
-    """Refuses folders if one is inside another, because every folder in an inbox is taken for a class.
+    """Refuses folders if one is inside another, because every folder in an inbox counts as a class.
 
     Raises:
         ConfigError: One folder is inside another.

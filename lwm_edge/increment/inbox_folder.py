@@ -2,7 +2,7 @@
 
     INBOX/CLASS/...                  photos that have arrived
     INBOX/CLASS.waits.json           the reason why the photos in CLASS wait; without it, they are tried again
-                                     (if CLASS is too long for that, a part of it and a digest stand for it)
+                                     (if CLASS is too long for a file name, a part and a digest replace it)
     INBOX/.lwm-edge/lock             a lock file; the one process that works on the inbox holds the lock
     INBOX/.lwm-edge/note.json        a note: which model is learning, and from which photos
     INBOX/.lwm-edge/photos/CLASS/    the photos that the model is learning from
@@ -166,7 +166,7 @@ class InboxFolder:
             ) from None
 
     def take(self, folder: Path, note: Note) -> None:
-        """Takes the photos of a note out of their class folder, for teaching.
+        """Takes the photos that a note lists out of their class folder, for teaching.
 
         Raises:
             PhotosError: The photos cannot be moved out of the owner's folder.
@@ -185,12 +185,12 @@ class InboxFolder:
         durability.sync_folder(target)
 
     def put_back(self, note: Note) -> None:
-        """Puts the photos of a note back where they came from."""
+        """Puts the photos that a note lists back where they came from."""
         self._move_all(note, self.path, note.folder.name)
         self._forget(note)
 
     def put_away(self, note: Note) -> None:
-        """Moves the photos of a note to where the owner wants them, or deletes them."""
+        """Moves the photos that a note lists to where the owner wants them, or deletes them."""
         if self.taught:
             self._move_all(note, self.taught, note.class_name)
         else:
@@ -200,7 +200,7 @@ class InboxFolder:
         self.forget_reason(self.path / note.folder)
 
     def taught_folder(self, class_name: str) -> Path | None:
-        """Returns the folder for a class's taught photos; None if they are deleted."""
+        """Returns the folder for a class's used photos; None if they are deleted."""
         folders = folders_for(self.taught, class_name) if self.taught else ()
         return next(filter(Path.is_dir, folders), folders[0] if folders else None)
 
@@ -239,7 +239,7 @@ class InboxFolder:
                 _remove_reason(path)
 
     def was_taught(self, photo: Photo, class_name: str) -> bool:
-        """Returns whether the class's taught photos include a copy of this one, under any name it may get.
+        """Returns whether the class's used photos include a copy of this one, under any name it may get.
 
         Some tools deliver a file twice.
         """
@@ -255,7 +255,7 @@ class InboxFolder:
         if not paths:
             return
         target = make_folder_for_photos(parent, name)
-        with locks.folder_lock(target):  # because two inboxes may share the folder for taught photos
+        with locks.folder_lock(target):  # because two inboxes may share the folder for used photos
             for path in paths:
                 move_beside_others(path, target)
         durability.sync_folder(target)

@@ -40,7 +40,7 @@ def _receipt(generation: Generation) -> IncrementReport:
 
 
 def was_learnt(home: Home, note: Note) -> bool | None:
-    """Finds out whether the home's model has learnt from the photos of a note.
+    """Finds out whether the home's model has learnt from the photos that a note lists.
 
     The record names the latest changes, but not their photos. The home's receipt has the digest of the
     photos, but only for the latest change.

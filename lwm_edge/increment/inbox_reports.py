@@ -59,8 +59,8 @@ class InboxReport(Report):
         inbox: Path of the inbox.
         taught: Classes that were taught, in the order of teaching.
         waiting: Photos that the model has not learnt from, class by class.
-        notes: Sentences that say what was done with photos whose teaching had been interrupted, and which
-            files lie beside the class folders.
+        notes: Sentences that say what was done with photos that were in use when teaching was interrupted,
+            and which files lie beside the class folders.
     """
 
     home: AnyNamePath

@@ -64,7 +64,7 @@ class Teaching:
     def recover(self) -> tuple[str, ...]:
         """Sorts out photos that were in use when teaching was interrupted.
 
-        If the model has learnt from them, they are moved to the folder for taught photos, or deleted.
+        If the model has learnt from them, they are moved to the folder for used photos, or deleted.
         Otherwise, they are put back into their class folder.
 
         Returns:
@@ -100,7 +100,7 @@ class Teaching:
         """
         if path.is_symlink():
             raise PhotosError(
-                f"{printable(path)} is a link to another folder, from which no photo is taken; "
+                f"{printable(path)} is a link to another folder, whose photos are not used; "
                 "replace the link with a folder, and copy the photos into it"
             )
         manifest = manifest_of(self.home)
@@ -170,7 +170,7 @@ class Teaching:
         return add_photos(self.home, self.folder.batch, all_of_them, solve_head=True, **common)
 
     def _resolve(self, note: Note, error: BaseException | None) -> bool | None:
-        """Puts the photos of a note where they belong.
+        """Puts the photos that a note lists where they belong.
 
         Args:
             note: Note on the photos that the model was learning from.

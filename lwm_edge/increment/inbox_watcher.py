@@ -62,7 +62,7 @@ class Watcher:
         """Teaches the model the classes whose folders are ready, and says why the others wait.
 
         Args:
-            notes: Notes for the report, before those on files that lie beside the class folders.
+            notes: Notes that the report lists before any on files beside the class folders.
         """
         taught: list[TaughtClass] = []
         waiting: list[WaitingClass] = []

@@ -80,7 +80,7 @@ class Job:
             photos; 0 if none of them is costly.
         bundle_bytes: Length of the bundle.
         generation_bytes: Total length of the model's files in the home.
-        images_at_once: Most images that are worth processing at once; None if more are always faster.
+        images_at_once: Largest number of images worth processing at once; None if more are always faster.
         loaded: Memory that the model takes in ONNX Runtime; None if torch runs the model.
         elapsed_seconds: Seconds from the command's start to now.
         ending_seconds: Seconds from the last photo to the command's end, as predicted.

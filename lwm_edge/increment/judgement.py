@@ -13,7 +13,7 @@ from .reports import NewClassReport
 
 _TOO_FEW = 5  # photos; a figure based on fewer says next to nothing
 _RARELY_RECOGNISED_SHARE = 0.5  # share of photos; the owner is warned of classes recognised less often
-LOOKALIKE_SHARE = 0.25  # share of photos taken for one other class
+LOOKALIKE_SHARE = 0.25  # share of photos mistaken for one other class
 _UNKNOWN_SHARE = 0.25  # share of a new class's photos that would be called unknown
 _UNEQUAL_RATIO = 10  # ratio of the numbers of photos of two classes
 _COPIES_SHARE = 0.5  # share of a class's photos that are nearly the same as an earlier one
@@ -23,7 +23,7 @@ _FEW_DIFFERENT = 10  # photos; if this many differ, a class is varied enough, ho
 def judge_new_classes(
     predictions: NDArray[np.int64], labels: Labels, class_names: Sequence[str], judged: Iterable[int]
 ) -> tuple[NewClassReport, ...]:
-    """Counts how many photos of each class were recognised, and what the others were mostly taken for.
+    """Counts how many photos of each class were recognised, and what the others were mostly mistaken for.
 
     Args:
         predictions: Predicted class_index of each photo [M], by a head that had not learnt from that photo.
@@ -57,14 +57,14 @@ def hopeless_classes(judged: Sequence[NewClassReport], classes: int) -> list[str
     """Describes the judged classes that are recognised no better than chance, if enough photos show it."""
     return [
         f"{report.class_name}: {report.right} of {report.photos} photos recognised, no better than chance"
-        + (f"; {report.photos_taken} were taken for {report.taken_for}" if _is_lookalike(report) else "")
+        + (f"; {report.photos_taken} were mistaken for {report.taken_for}" if _is_lookalike(report) else "")
         for report in judged
         if report.photos >= _TOO_FEW and report.right <= report.photos / classes
     ]
 
 
 def _is_lookalike(report: NewClassReport) -> bool:
-    """Returns whether many photos of a class were taken for one other class."""
+    """Returns whether many photos of a class were mistaken for one other class."""
     return report.taken_for is not None and report.photos_taken >= max(2, LOOKALIKE_SHARE * report.photos)
 
 
@@ -89,7 +89,7 @@ def warn_about_new_classes(judged: Sequence[NewClassReport], known: Sequence[str
         if _is_lookalike(report):
             kind = "which the model knew already" if report.taken_for in known else "which is new too"
             yield (
-                f"{report.photos_taken} of {photos} photos of {name} were taken for {report.taken_for}, "
+                f"{report.photos_taken} of {photos} photos of {name} were mistaken for {report.taken_for}, "
                 f"{kind}; if both classes are the same thing, remove one of them"
             )
 

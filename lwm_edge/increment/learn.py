@@ -140,7 +140,8 @@ def learn_classes(
 def _seconds_of_staging(task: Task) -> float:
     """Predicts how many seconds the progress step `stage` takes.
 
-    For a trained model, that is the time of all work after the last photo; for any other, a share of it.
+    For a trained model, the time predicted for all work after the last photo is returned as it is; for any
+    other, a share of it.
     """
     ending = task.plan.ending_seconds or 0.0  # plans of older versions lack it
     return ending if task.plan.trains else _STAGING_SHARE * ending

@@ -46,8 +46,8 @@ def memory_limit(config: IncrementConfig) -> tuple[int, str]:
     if available_memory_is_known():
         return limit, f"{SHARE_OF_AVAILABLE:.0%} of what is free on this device"
     return limit, (
-        f"this system does not say how much memory is free, so {ASSUMED_BYTES // 2**20} MiB are assumed and "
-        f"{SHARE_OF_AVAILABLE:.0%} of them used; pass --max-memory to set the limit"
+        f"this system does not say how much memory is free, so {ASSUMED_BYTES // 2**20} MiB is assumed, "
+        f"and {SHARE_OF_AVAILABLE:.0%} of it may be used; pass --max-memory to set the limit"
     )
 
 

@@ -19,9 +19,9 @@ MARGIN = 1.05  # factor for memory that the allocator and the libraries' buffers
 _MARGIN_KEEPING_MEMORY = 1.15  # the same factor, if freed memory is kept
 _MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
 _REPLANNING_MARGIN = 1.02  # factor for a limit that an error names, as the next plan may need a little more
-_LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that exporting and writing read for the first time
-# Such pages that solving the head, reading photos and running the model read, plus what ONNX Runtime keeps of
-# a freed model. All library pages are given back before the new model is exported.
+_LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that are first read to export and write a model
+# Library pages that are first read when photos are decoded, the model runs and the head is solved, plus what
+# ONNX Runtime keeps of a freed model. All library pages are given back before the new model is exported.
 _LIBRARY_BYTES_WHEN_SOLVING = 20 * 2**20
 
 USUAL_STEPS = 3  # trial steps: one that loads libraries, one with one image, and one with several
@@ -44,7 +44,7 @@ class _Probe(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Predicts the memory and time of an increment that is done as a candidate says.
+    """Predicts the memory and time of an increment that is done in the way a candidate describes.
 
     Attributes:
         peak_bytes: Peak memory, if photos are read again.

@@ -120,11 +120,11 @@ def _network_remains(manifest: Manifest, row: int, arrays: Arrays) -> list[str]:
     """
     recipe = RECIPES.get(manifest.recipe)  # type: ignore[call-overload]
     if row < manifest.shipped_classes or (recipe and recipe.trains):
-        return ["what the network was trained to see in it"]
+        return ["what the network learnt about the class in training"]
     if manifest.recipe == BASE or arrays[TOTAL].any() or _learnt_once(manifest):
         return []
     return [
-        "what the network was trained to see in it, if an earlier increment trained the network (the model "
+        "what the network learnt about the class, if an earlier increment trained the network (the model "
         "does not record whether one did)"
     ]
 

@@ -92,8 +92,8 @@ class NewClassReport(Report):
         class_name: Name of the class.
         photos: Number of photos that were judged, each by a head that had not learnt from it.
         right: Number of these photos that were recognised.
-        taken_for: Class that unrecognised photos were most often taken for; None if all were recognised.
-        photos_taken: Number of photos that were taken for that class.
+        taken_for: Class that unrecognised photos were most often mistaken for; None if all were recognised.
+        photos_taken: Number of photos that were mistaken for that class.
     """
 
     class_name: str
@@ -131,7 +131,7 @@ class Mistake(Report):
     Attributes:
         photo: Path of the photo.
         class_name: Name of its class.
-        taken_for: Name of the class that it was taken for.
+        taken_for: Name of the class that it was mistaken for.
     """
 
     photo: ExactPath

@@ -57,7 +57,7 @@ class CheckpointHeader(Report):
         loss_sums: Sums of the losses over the current epoch so far.
         plan: Plan that the training follows.
         photos: Path of the folder of photos; None if it is too long to be kept here.
-        photos_digest: Digest of the photos alone, which tells whether another job has other photos.
+        photos_digest: Digest of the photos alone, which shows whether another job has different photos.
         settings: Settings of the job.
     """
 

@@ -143,7 +143,7 @@ def _lost(
     before = known.estimate_accuracy(*head_before, shipped)
     now = statistics.estimate_accuracy(*head_now, shipped)
     return [
-        f"{name} would be lost: by its statistics the new model recognises it no better than chance"
+        f"{name} would be lost: judging by its statistics, the new model recognises it no better than chance"
         for name, was, is_now in zip(class_names, before, now, strict=True)
         if is_now <= chance < was
     ]

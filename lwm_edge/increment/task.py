@@ -168,7 +168,7 @@ class _Preparation:
 
 
 def _planned_or_instant(preparation: _Preparation, approach: Approach, *, continues: bool) -> Task:
-    """Plans an increment; if `auto` cannot train here, or not within its time budget, nothing is trained.
+    """Plans an increment; nothing is trained if `auto` cannot train here at all or in its time budget.
 
     Interrupted training continues, however long that takes.
     """

@@ -89,7 +89,7 @@ class TrainingLearner:
     def describe_job(
         self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer
     ) -> Job:
-        """Describes the increment for planning, with a training step on grey images as its step."""
+        """Describes the increment for planning; its trial step is a training step on grey images."""
         self._move_to(self._device)
         return describe_job(
             self._parent,

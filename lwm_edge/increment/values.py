@@ -140,7 +140,7 @@ class Learner(Protocol):
     def describe_job(
         self, photos: NewPhotos, *, decoding_bytes: int, generation_bytes: int, timer: Timer
     ) -> Job:
-        """Describes the increment for planning, with a step that can be tried.
+        """Describes the increment for planning, including a trial step that shows what a step costs.
 
         Args:
             photos: Photos to learn from and held-back photos.

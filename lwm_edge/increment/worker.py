@@ -84,7 +84,7 @@ def run(job: Job, lock: int, on_progress: ProgressCallback) -> Message:
             "the worker process was killed, most likely because memory ran out; the model is unchanged: "
             "try again with a lower --max-memory, or with other programs closed"
         )
-    # A worker that stops while its libraries load, or during the commit, reports nothing.
+    # While its libraries load, or if it only commits, a worker that is told to stop ends without a reply.
     if process.returncode in (-signal.SIGTERM, -signal.SIGINT):
         raise StoppedError("the worker process was told to stop; the model is unchanged")
     raise LwmEdgeError(f"the worker process ended with status {process.returncode}; the model is unchanged")

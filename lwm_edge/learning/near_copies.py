@@ -55,7 +55,7 @@ def count_near_copies(features: Features, labels: Labels, known: ClassStatistics
 
 
 def _near_copies(features: Features, near: float) -> NearCopies:
-    """Counts the rows that lie within a squared distance of an earlier row, and the rows that differ."""
+    """Counts the rows whose squared distance to an earlier row is below `near`, and the rows that differ."""
     centred = features - features.mean(0)  # the differences below are more exact for small numbers
     lengths = np.einsum("nd,nd->n", centred, centred)
     copies, differs = 0, np.zeros(len(centred), dtype=np.bool_)

@@ -40,7 +40,7 @@ def merge_classes(statistics: ClassStatistics, gone: int, kept: int) -> None:
 def is_solved(weight: Features, statistics: ClassStatistics) -> bool:
     """Tells whether a head is the linear discriminant that follows from the statistics.
 
-    If rows were removed after the head was solved, solving it again gives another scale and another centre;
+    If rows were removed after the head was solved, solving it again gives a different scale and centre;
     these differences are ignored.
 
     Args:

@@ -29,7 +29,7 @@ class Backbone:
 
     def __init__(self, bundle: Bundle) -> None:
         try:
-            with freed_memory_kept(True):  # making the file frees memory that loading it can use
+            with freed_memory_kept(True):  # loading the file can reuse memory that was freed in making it
                 self._session: Any = open_session(_checked_file(bundle))
         except LwmEdgeError:
             raise

@@ -186,7 +186,7 @@ def readable(path: Path) -> Iterator[None]:
     """Turns every failure to read a bundle into one of our errors.
 
     Raises:
-        BundleError: The file is missing, damaged, forbidden or of another kind.
+        BundleError: The file is missing or damaged, may not be read, or is of another kind.
         ResourceError: The file does not fit into memory.
     """
     try:

@@ -87,7 +87,7 @@ class Deed(Record):
 
 
 class Link(Record):
-    """Records one change of the model.
+    """Records one change to the model.
 
     Attributes:
         increment: Number of the change; the shipped base has number 0.

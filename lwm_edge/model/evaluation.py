@@ -17,7 +17,7 @@ _LISTED_CONFUSIONS = 10
 
 
 class Confusion(Report):
-    """Counts how often one class was taken for another.
+    """Counts how often one class was mistaken for another.
 
     Attributes:
         actual: Name of the class that the photos show, going by their folder.
@@ -130,7 +130,7 @@ def is_clearly_better(
 
     Args:
         predictions: Predicted class_index of each photo [M].
-        others: The same by another model.
+        others: The same for another model.
         labels: class_index of each photo [M], M >= 1.
     """
     right, others_right = predictions == labels, others == labels

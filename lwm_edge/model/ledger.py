@@ -30,7 +30,7 @@ _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 class LedgerEntry(Record):
-    """Records what one change of the model cost, in measured figures that the model digest does not cover.
+    """Records what one change to the model cost, in measured figures that the model digest does not cover.
 
     A figure is None if it was not measured, for example because there is no GPU, or because an older lwm-edge
     made the entry. `home.measurement` says how the memory figures are taken.

@@ -27,7 +27,9 @@ BASE = "base"
 _FIXED_BYTES = 24 * 1024
 _BYTES_PER_CLASS = 128
 _OTHER_RELEASE = "install the lwm-edge release that fits the bundle"
-_BEFORE_ANY_RELEASE = "no release used version 1, so rebuild the base with lwm-edge build-base"
+_BEFORE_ANY_RELEASE = (
+    "version 1 was used only before the first release; rebuild the base with lwm-edge build-base"
+)
 _LISTED_PROBLEMS, _LONGEST_PROBLEM = 50, 500
 
 VENDOR_FIELDS = ("author", "license", "description", "permits")
@@ -172,7 +174,8 @@ class Manifest(Record):
     def model_digest(self) -> str:
         """Computes the SHA-256 of the model and of the vendor's statements about it; leaves out its history.
 
-        ONNX metadata and the custody record contain this digest; `parent_digest` is that of the model before.
+        ONNX metadata and the custody record contain this digest; `parent_digest` is that of the model
+        before the latest change.
         """
         identity = self.model_dump(include={"class_names", "preprocessing", "levels", *VENDOR_FIELDS})
         identity["tensors"] = self.tensors_digest

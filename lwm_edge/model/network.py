@@ -212,7 +212,7 @@ class Network(nn.Module):
         return twin
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Lists all tensors of the network, including those that are pages of a file."""
+        """Lists all tensors of the network, including those that are mapped from a file."""
         return (*self.parameters(), *self.buffers(), *self.mapped)
 
     @property

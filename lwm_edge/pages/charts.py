@@ -47,7 +47,7 @@ _STYLE: Any = {
 
 
 def require_matplotlib() -> None:
-    """Refuses early to make a page whose charts could not be drawn.
+    """Refuses to start on a page whose charts could not be drawn.
 
     Raises:
         ConfigError: matplotlib is not installed.

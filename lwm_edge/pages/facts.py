@@ -75,7 +75,7 @@ class ClassFact:
 
 @dataclass(frozen=True)
 class ConfusionFact:
-    """Says how often one class was taken for another, and who counted it, or when."""
+    """Says how often one class was mistaken for another, and who counted it, or when."""
 
     actual: str
     predicted: str
@@ -92,7 +92,7 @@ class Facts:
         classes: Facts about each class, in class_index order.
         confusions: Most frequent confusions.
         ledger: Entries that the ledger keeps, oldest first.
-        receipt: Receipt of the latest change; None if the file is damaged, or the change needed no photos.
+        receipt: Receipt of the latest change; None if it is not an increment's, or the file is damaged.
         audit: Report of the auditor on the home.
         custody: Verdict on the chain of custody from the base to this model.
         evaluation: Evaluation on photos that were given for the page; None if there were none.
@@ -141,7 +141,7 @@ def gather_facts(
 
 
 def _receipt(generation: Generation) -> IncrementReport | None:
-    """Reads the latest change's receipt; None if the file is damaged, or the change needed no photos."""
+    """Reads the latest change's receipt; None if it is not an increment's, or the file is damaged."""
     try:
         return IncrementReport.model_validate_json(inspection.read_regular(generation.receipt))
     except (ValidationError, OSError):

@@ -46,7 +46,7 @@ class Picture:
     Attributes:
         image: Photo as the network sees it.
         class_name: Name of its class.
-        taken_for: Name of the class that it was taken for; empty if that is not known.
+        taken_for: Name of the class that it was mistaken for; empty if that is not known.
         before: Photo with the old model's attention map; empty if there is none.
         after: Photo with the new model's attention map; empty if there is none.
         looked_for: Name of the old class for which the maps show evidence; empty if there are no maps.

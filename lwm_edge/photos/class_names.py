@@ -16,8 +16,8 @@ _BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 # is valid must not depend on Python's version of Unicode.
 _REFUSED_CATEGORIES = {"Cc", "Co", "Zl", "Zp"}
 _WITHOUT_VARIANTS = {"Lu", "Ll", "Lt", "Zs"}  # after these characters, an invisible one has no use
-# Blank characters, and assigned ones that Unicode calls default ignorable, except for most of those that
-# `text_problem` refuses. Tags are not among them, as they tell one flag from another.
+# Blank characters, and assigned ones that Unicode calls default ignorable. Most of those that `text_problem`
+# refuses anyway are left out, and so are tags, as they tell one flag from another.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
 )

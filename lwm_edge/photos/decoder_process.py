@@ -107,7 +107,7 @@ class DecoderProcess:
             try:
                 reply, content = self._ask(job, on_wait)
                 self._note_usage(reply)
-            except BaseException:  # after an interruption, a late reply would be taken for the next photo's
+            except BaseException:  # after an interruption, a late reply could be mistaken for another photo's
                 self._end()
                 raise
         limit = f"more than {most_bytes // MIB} MiB of memory to decode"

@@ -76,8 +76,8 @@ def read_photo_folder(
         wanted: Function that is given a class name, and says whether its folder is read at all.
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
         may_be_named: Whether the user could have given `class_name`; if so, an error may say how.
-        is_new: Function that is given a class name, and says whether the class is new; a folder with
-            a single class, which is new, is refused if it is one level too high.
+        is_new: Function that is given a class name, and says whether the class is new; a folder whose
+            only class is new is refused if the folder is one level too high.
         limit_bytes: Limit on memory while a photo is read, as `read_photo` explains it.
         on_progress: Function that is called before and while each file is read, and at the end if there are
             notes.

@@ -28,9 +28,9 @@ def left_out_lines(
     would hide one about a damaged photo.
 
     Args:
-        files: Files with the reasons, in the order in which photos are named.
+        files: Files with the reasons; photos are listed in this order.
         shown: Function that returns a path as it is shown to people.
-        others: Lines about what is no file, such as folders.
+        others: Lines about things other than files, such as folders.
         most: Largest number of lines, without the one that counts the rest.
     """
     photos, kinds = list[tuple[str, int]](), dict[tuple[str, str], list[Path]]()

@@ -75,7 +75,7 @@ class Listing:
         return printable_text(path.relative_to(self.root).as_posix())
 
     def holds(self, photo: Path, folder: ClassFolder) -> bool:
-        """Returns whether a photo may be used: it is no link, or it leads to a place that `within` allows."""
+        """Returns whether a photo may be used: it is not a link, or it leads to where `within` allows."""
         allowed = folder.path.resolve()
         return photo.resolve().is_relative_to(allowed if self.within else allowed.parent)
 
@@ -241,6 +241,6 @@ def _sub_folders_of(found: ClassFolder) -> str | None:
 
 
 def sub_folders(found: ClassFolder, files: Iterable[Path]) -> list[str]:
-    """Names the sub-folders of a class's folder in which some of its files are."""
+    """Names the sub-folders of a class's folder that contain some of the given files."""
     first = {path.relative_to(found.path).parts[0] for path in files if path.parent != found.path}
     return [printable_text(name) for name in sorted(first)]

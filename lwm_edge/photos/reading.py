@@ -48,7 +48,7 @@ def read_photo(
     image_size, resize_size = preprocessing.image_size, preprocessing.resize_size
     used = 0 if limit_bytes is None else rss_bytes()
     room = MAX_MEMORY_BYTES if limit_bytes is None else min(MAX_MEMORY_BYTES, limit_bytes - used)
-    # the first try tells costly photos from others, and takes no time if it fails
+    # if memory is scarce, photos that fail the first try need the other process; failing takes no time
     for here in (_ALWAYS_HERE, min(MAX_BYTES_HERE, room - DECODER.resident_bytes)):
         try:
             return decode(path, image_size, resize_size, here, on_wait)

@@ -1,4 +1,4 @@
-"""Finds photos that are nearly the same, by imagehash's perceptual hash (the extra `check`)."""
+"""Finds photos that are nearly the same, by imagehash's perceptual hash (the `check` extra)."""
 
 from __future__ import annotations
 

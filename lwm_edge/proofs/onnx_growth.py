@@ -30,7 +30,7 @@ class GrowthParts(NamedTuple):
     Attributes:
         head: Bytes of the new rows of the head and of the score for unknown objects.
         names: Bytes of the new names in the metadata, where they are listed twice.
-        framing: Bytes by which numbers and lengths became longer.
+        framing: Bytes that the format needs to write larger numbers.
     """
 
     head: int

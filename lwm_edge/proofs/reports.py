@@ -30,7 +30,7 @@ class OnnxGrowth(Report):
         head_bytes: Bytes that the new rows of the head and of the score for unknown objects must take; None
             if the original class names are not known, or the file is not an ONNX file.
         names_bytes: Bytes that the new names must take; None in the same cases.
-        framing_bytes: Bytes that longer numbers and lengths must take; None in the same cases.
+        framing_bytes: Bytes that the format needs to write larger numbers; None in the same cases.
         explained: Whether these three numbers are known and add up to exactly `bytes`; None if the original
             class names are not known.
     """
@@ -57,7 +57,7 @@ class AuditReport(Report):
         bundle_bytes: Length of model.lwm.
         bundle_bytes_shipped: Length of model.lwm when the home was made.
         onnx_growth: Growth of classifier.onnx; None if the ledger is empty or the file is missing.
-        ledger_entries: Number of latest entries that the ledger keeps, up to 16.
+        ledger_entries: Number of entries that the ledger keeps: the latest ones, up to 16.
         ledger_head: Head of the ledger's hash chain; None if it is empty, or an older lwm-edge made it.
         not_audited: Names of extended attributes that the operating system sets by itself.
     """

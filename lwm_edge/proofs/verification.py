@@ -206,7 +206,8 @@ def _proven_of_changes(custody: Custody, keys: _Keys) -> list[str]:
     ]
     if keys.device:
         lines.append(
-            f"A holder of the device's private key signed {names}, and the base that this model goes back to."
+            f"A holder of the device's private key signed {names}, and with them which base this model "
+            "goes back to."
         )
     return lines
 

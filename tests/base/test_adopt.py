@@ -311,7 +311,7 @@ def test_an_order_is_refused_even_if_only_some_classes_are_moved(rows: list[int]
     chance = np.random.default_rng(0)
     some = chance.random(len(labels)) < confused
     predictions[some] = chance.integers(20, size=some.sum())
-    predictions[labels == 5] = rows[6]  # one class is taken for its neighbour
+    predictions[labels == 5] = rows[6]  # one class is mistaken for its neighbour
     with pytest.raises(ConfigError) as refused:
         check_order(predictions, labels, NUMBERED)
     named = refused.value.message.partition("in this order: ")[2].split(", ")
@@ -345,7 +345,7 @@ def test_confusions_contradict_no_order() -> None:
         some = chance.random(len(labels)) < confused
         predictions = np.where(some, chance.integers(20, size=len(labels)), labels)
         check_order(predictions, labels, NUMBERED)
-    check_order(np.where(labels == 3, 4, labels), labels, NUMBERED)  # one class is taken for another
+    check_order(np.where(labels == 3, 4, labels), labels, NUMBERED)  # one class is mistaken for another
 
 
 @pytest.mark.usefixtures("only_checked")

@@ -112,7 +112,7 @@ def test_recognised_and_confused_photos_are_counted() -> None:
 
 
 def test_unseen_photos_of_only_some_classes_decide_nothing() -> None:
-    """Otherwise, photos would be taken for classes that have unseen photos, whichever class they show."""
+    """Otherwise, photos would be mistaken for classes that have unseen photos, whichever class they show."""
     learnt, unseen = photos(centres(0, 2.0), 40, 0.1, 1), photos(centres(5, 2.0), 10, 1.0, 2)
     some = unseen[1] < 2
     partly = Observation(unseen[0].head_inputs[some]), unseen[1][some]

@@ -239,7 +239,7 @@ def test_a_machine_that_says_nothing_about_its_memory_is_assumed_to_have_some(
     limit, source = memory_limit(IncrementConfig())
     assert limit - rss_bytes() < 257 * MIB
     assert source == (
-        "this system does not say how much memory is free, so 512 MiB are assumed and 50% of them used; "
+        "this system does not say how much memory is free, so 512 MiB is assumed, and 50% of it may be used; "
         "pass --max-memory to set the limit"
     )
 

@@ -35,5 +35,5 @@ def inbox(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def taught(tmp_path: Path) -> Path:
-    """Returns a path for the folder of taught photos."""
+    """Returns a path for the folder of used photos."""
     return tmp_path / "taught"

@@ -38,7 +38,7 @@ LDA = IncrementConfig(recipe="lda", min_photos=3)
 
 
 class OnTwoDisks(Recorder):
-    """Records the operations of an inbox whose taught photos go to another file system."""
+    """Records the operations of an inbox whose used photos go to another file system."""
 
     def rename(self, source: Path, target: Path) -> None:
         if "taught" in target.parts and "taught" not in source.parts:
@@ -48,7 +48,7 @@ class OnTwoDisks(Recorder):
 
 @dataclass
 class World:
-    """Holds a home, its inbox and the folder for taught photos, and knows which files can be in them.
+    """Holds a home, its inbox and the folder for used photos, and knows which files can be in them.
 
     Attributes:
         root: Folder with all three.
@@ -57,8 +57,8 @@ class World:
         photos: Contents of the photos.
         old: Files of the home before the photos were learnt.
         new: Files of the home after that.
-        delete: Whether taught photos are deleted.
-        copies: Whether taught photos are copied, so that a photo can exist twice for a moment.
+        delete: Whether used photos are deleted.
+        copies: Whether used photos are copied, so that a photo can exist twice for a moment.
         commits: Number of times that photos were learnt since the latest recovery began.
         started_new: Whether the home had learnt from the photos when the latest recovery began.
         checked: States after recoveries that were audited already.
@@ -185,7 +185,7 @@ def test_no_interruption_loses_a_photo_or_learns_it_twice(world: World, way: str
     exploration = world.explore(operations, make_recorder)
     kills, cuts = (exploration.counts[f"{kind} in the change"] for kind in ("kills", "power cuts"))
     assert published(
-        f"`inbox`, taught photos {way}: at each of its {len(operations)} operations on disk "
+        f"`inbox`, used photos {way}: at each of its {len(operations)} operations on disk "
         f"| {kills:,} kills, {cuts:,} power cuts: {exploration.different:,} different disks | 0 |"
     )
 
@@ -205,7 +205,7 @@ def test_no_refused_operation_loses_a_photo_or_learns_it_twice(world: World) -> 
             reason.unlink()  # as owners do once they have freed some space
         world.teach()
         world.check_recovered()
-    assert published(f"the same in `inbox`, taught photos moved | {len(tried)} | 0 |")
+    assert published(f"the same in `inbox`, used photos moved | {len(tried)} | 0 |")
 
 
 def test_a_forgotten_note_would_be_noticed(world: World) -> None:

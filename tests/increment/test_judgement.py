@@ -48,9 +48,12 @@ def test_each_new_class_is_counted() -> None:
         ((2, 2, 2, 2, 1), []),
         (
             (2, 2, 3, 3, 1, 0),
-            ["Bag was recognised in only 2 of 6", "2 of 6 photos of Bag were taken for Shirt, which is new"],
+            [
+                "Bag was recognised in only 2 of 6",
+                "2 of 6 photos of Bag were mistaken for Shirt, which is new",
+            ],
         ),
-        ((2, 2, 2, 2, 0, 0), ["2 of 6 photos of Bag were taken for Coat, which the model knew"]),
+        ((2, 2, 2, 2, 0, 0), ["2 of 6 photos of Bag were mistaken for Coat, which the model knew"]),
         ((2, 2, 1), ["Bag was recognised in 2 of 3 photos, which are too few"]),
     ],
 )
@@ -61,10 +64,10 @@ def test_warnings_say_how_badly_a_class_is_recognised(found: tuple[int, ...], wa
 
 def test_no_class_is_called_hopeless_on_too_few_photos() -> None:
     (reason,) = hopeless_classes(judged(2, 1, 0, 3, 0)[:1], 4)
-    assert reason == "Bag: 1 of 5 photos recognised, no better than chance; 2 were taken for Coat"
+    assert reason == "Bag: 1 of 5 photos recognised, no better than chance; 2 were mistaken for Coat"
     assert not hopeless_classes(judged(2, 2, 0, 3, 0)[:1], 4)
     (reason,) = hopeless_classes(judged(0, 0, 0, 0, 2, 0, 1)[:1], 4)
-    assert reason == "Bag: 1 of 7 photos recognised, no better than chance; 5 were taken for Coat"
+    assert reason == "Bag: 1 of 7 photos recognised, no better than chance; 5 were mistaken for Coat"
     assert not hopeless_classes(judged(1, 0, 3)[:1], 4)
 
 
@@ -103,7 +106,7 @@ def test_copies_of_a_shipped_class_are_said_to_look_like_it(home: Home, tmp_path
     for photo in sorted((DEMO_DATA / "train" / "base" / "Coat").iterdir())[:30]:
         (tmp_path / "new" / "Jacket" / photo.name).write_bytes(photo.read_bytes())
     report = add_classes(home, tmp_path / "new", LDA.model_copy(update={"force": True}), isolate=False)
-    assert any("photos of Jacket were taken for Coat, which the model knew" in w for w in report.warnings)
+    assert any("photos of Jacket were mistaken for Coat, which the model knew" in w for w in report.warnings)
 
 
 def test_a_class_that_is_recognised_by_chance_is_refused_unless_forced(
@@ -118,7 +121,7 @@ def test_a_class_that_is_recognised_by_chance_is_refused_unless_forced(
     with pytest.raises(GateError) as refused:
         add_classes(home, photos, LDA, isolate=False)
     assert refused.value.problems == (
-        "Bag: 0 of 10 photos recognised, no better than chance; 10 were taken for Coat",
+        "Bag: 0 of 10 photos recognised, no better than chance; 10 were mistaken for Coat",
     )
     assert state_of(home.path) == before
     report = add_classes(home, photos, LDA.model_copy(update={"force": True}), isolate=False)
@@ -168,7 +171,7 @@ def test_fine_tuning_that_loses_shipped_classes_is_refused_unless_forced(home: H
     config = IncrementConfig(recipe="finetune", epochs=2, device="cpu")
     with pytest.raises(GateError) as refused:
         add_classes(home, DEMO_DATA / "train" / "1", config, isolate=False)
-    said = "would be lost: by its statistics the new model recognises it no better than chance"
+    said = "would be lost: judging by its statistics, the new model recognises it no better than chance"
     lost = {problem.removesuffix(f" {said}") for problem in refused.value.problems if problem.endswith(said)}
     assert lost and state_of(home.path) == before and refused.value.exit_code == 6
     report = add_classes(home, DEMO_DATA / "train" / "1", config.model_copy(update={"force": True}))

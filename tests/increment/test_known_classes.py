@@ -204,7 +204,7 @@ def test_a_removal_says_what_remains_of_the_class(home: Home, make_photos: Photo
     assert added.remains[0] == "what the 8 photos of Bag, 1.3% of all photos, added to the covariance"
     assert "treat the other classes, until a later" in added.remains[1]
     assert "its name, in the record" in added.remains[2] and len(added.remains) == 3
-    assert shipped.remains[-1] == "what the network was trained to see in it"
+    assert shipped.remains[-1] == "what the network learnt about the class in training"
 
 
 @pytest.mark.slow
@@ -220,7 +220,7 @@ def test_a_removal_says_what_earlier_training_may_have_left_of_the_class(
             in remove_class(home, name).remains[-1]
         )
     shown = remove_class(home, "Coat", shipped=True).remains[-1]
-    assert shown == "what the network was trained to see in it"
+    assert shown == "what the network learnt about the class in training"
 
 
 def test_the_other_rows_hold_a_share_of_a_removed_class_until_they_are_solved_again(

@@ -122,7 +122,7 @@ def test_a_class_that_falls_to_chance_is_lost(known: ClassStatistics) -> None:
         known, statistics, *heads, measured(0, total=0), NAMES, new_right=0.9, solved=True, is_first=True
     )
     assert found.lost == [
-        "Coat would be lost: by its statistics the new model recognises it no better than chance"
+        "Coat would be lost: judging by its statistics, the new model recognises it no better than chance"
     ]
     assert found.estimate is None and found.warnings == []
     lost_before = judge_shipped(

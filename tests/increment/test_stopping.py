@@ -220,7 +220,7 @@ def test_evaluating_reports_each_photo_twice_and_can_be_ended(home: Home) -> Non
 def test_exporting_in_eight_bits_reports_each_photo_of_each_pass_and_can_be_ended(
     home: Home, tmp_path: Path
 ) -> None:
-    """ONNX Runtime's tool calls back for each photo; an error in the callback is not taken for the tool's."""
+    """ONNX Runtime's tool calls back for each photo; an error there is not mistaken for the tool's."""
     photos = DEMO_DATA / "test" / "base"
     count = len(list(photos.glob("*/*")))
     config = ExportConfig(precision="int8", photos=photos, force=True)

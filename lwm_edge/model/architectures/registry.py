@@ -83,7 +83,7 @@ def _hidden_layer(model: nn.Module) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), convolution, nn.Hardswish())
 
 
-_FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {  # by prefix of torchvision's name: features, head
+_FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {  # by prefix of the name in torchvision: features, head
     "resnet": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
     "resnext": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),
     "wide_resnet": (("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"), "fc"),

@@ -17,7 +17,7 @@ _PROBE_SIZE = 64
 def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple[nn.Sequential, nn.Linear]:
     """Splits a whole classifier into backbone and linear head.
 
-    The modules that `architecture.features` names keep their names in the backbone.
+    The modules listed in `architecture.features` keep their names in the backbone.
 
     Args:
         model: Classifier to split; its tensors are not copied.

@@ -103,7 +103,7 @@ def verified_file(arrays: Arrays, manifest: Manifest, probe: ParityProbe) -> tup
         ParityError: The file's results differ from the network's.
     """
     check_safe_to_run(arrays)
-    with freed_memory_kept(True):  # making the file frees memory that loading it can use
+    with freed_memory_kept(True):  # loading the file can reuse memory that was freed in making it
         onnx_file = fill_graph(arrays, manifest)
         loaded = OnnxFile(onnx_file)
     report = check_parity(loaded, probe)

@@ -95,8 +95,8 @@ def in_eight_bits(
 
     The quantisation is static and symmetric, per channel for weights, and written as pairs of QuantizeLinear
     and DequantizeLinear. Depthwise convolutions stay in float32, as they lose the most and gain the least.
-    The first convolution stays in float32 because the head may read it and all later layers inherit its
-    error. If fewer than 98% of the images would keep their class, more convolutions at the start stay in
+    The first convolution stays in float32 because the head may read it, and because all later layers inherit
+    its error. If fewer than 98% of the images would keep their class, more convolutions at the start stay in
     float32, up to half of all.
 
     Args:
