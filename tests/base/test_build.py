@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from efficientnet_lite_pytorch import EfficientNet
 
 from lwm_edge import BaseConfig, BaseReport, build_base, evaluate, info, init_home, open_home
 from lwm_edge.base import build
@@ -291,6 +292,14 @@ def test_pretrained_weights_from_a_package_can_be_partly_frozen(
         after["backbone.blocks.5._bn1.running_var"], start["blocks.5._bn1.running_var"].numpy()
     )
     assert not np.array_equal(after["backbone.top.conv.weight"], start["top.conv.weight"].numpy())
+
+
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_the_weights_from_a_package_fit_their_network(size: int) -> None:
+    architecture = find_architecture(f"efficientnet_lite{size}")
+    network, weights = architecture.build(), architecture.weights["imagenet"]()
+    network.load_state_dict(dict(weights))
+    assert architecture.preprocessing.image_size == EfficientNet.get_image_size(f"efficientnet-lite{size}")
 
 
 def test_freezing_more_blocks_than_there_are_is_refused(tmp_path: Path, make_photos: PhotoMaker) -> None:

