@@ -32,9 +32,10 @@ class BundleConfig(Settings):
     grid: int | None = Field(default=None, ge=0, le=8)
     """Cells per side of the grid on which the head reads earlier blocks (0: none); unless set, photos decide.
 
-    With 0, the head reads the last feature maps alone. The photos choose between 1, 2 and 3: the grid is the
-    one that tells their classes apart best. Grids that do not fit the network, or with which the head would
-    read more than 2048 values, are left out; if none remains, the grid is 0.
+    With a number, it reads the last block of each map size; with 0, none. Otherwise the photos choose between
+    grids of 1, 2 and 3 cells per side, with the last blocks alone or with the middle ones too: they choose
+    what tells their classes apart best. What does not fit the network, or would make the head read more than
+    2048 values, is left out; if nothing remains, the head reads the last feature maps alone.
     """
     author: Line | None = None
     """Author of the base, to be named in the ONNX file."""
