@@ -11,8 +11,8 @@ pixels that show textures.
 Then it extrapolates. Every photo is checked once. All photos except those held back are read and trained on
 in every epoch. The network runs on an even selection of up to 65,536 photos three times, to choose what the
 head reads (these networks have no more choices), and on all photos once more for the statistics. The estimate
-leaves out solving the heads, exporting, and the time that processes lose by waiting for each other, so dividing
-the hours by the number of cores gives the best case.
+leaves out solving the heads, exporting, and the time that processes lose by waiting for each other, so
+dividing the hours by the number of cores gives the best case.
 """
 
 from __future__ import annotations
