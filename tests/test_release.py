@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -23,6 +24,23 @@ def test_each_build_has_its_own_tools_dependencies_and_sbom() -> None:
     assert all(steps.values()) and not [name for name, step in steps.items() if "$WORK" in step]
     assert {'  make_tools "$1"', '  make_sbom "$1"'} <= set(steps["build"].splitlines())
     assert RELEASE.count('\nbuild "') == RELEASE.count('; build "') == 1
+
+
+def test_what_was_tested_is_listed_whatever_the_form_of_pips_report(tmp_path: Path) -> None:
+    function = "list_tested() {" + RELEASE.partition("\nlist_tested() {")[2].partition("\n}\n")[0] + "\n}"
+    files: list[tuple[str, str, dict[str, object]]] = [
+        ("torch", "2.13.0+cpu", {"hash": "sha256=ab", "hashes": {"sha256": "ab"}}),
+        ("lwm-edge", "0.1.0", {"hash": "sha256=cd"}),  # as pip 23.0 reports a file of this machine
+    ]
+    installed = [
+        {"metadata": {"name": name, "version": version}, "download_info": {"archive_info": file}}
+        for name, version, file in files
+    ]
+    (tmp_path / "report.json").write_text(json.dumps({"install": installed}), encoding="utf-8")
+    command = f'{function}\nPYTHON="{sys.executable}" list_tested "{tmp_path / "report.json"}"'
+    listed = subprocess.run(["bash", "-euc", command], capture_output=True, text=True, check=True).stdout
+    expected = ["lwm-edge==0.1.0 \\", "    --hash=sha256:cd", "torch==2.13.0+cpu \\", "    --hash=sha256:ab"]
+    assert listed.splitlines() == expected
 
 
 @pytest.mark.slow
