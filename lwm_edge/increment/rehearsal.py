@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ran_out_of_gpu_memory
+from ..errors import ArchitectureError, ran_out_of_gpu_memory
 from ..freed_memory import drop_mapped_pages, freed_memory_kept
 from ..learning.batches import Batch
 from ..learning.config import IncrementConfig, Recipe
@@ -123,6 +123,17 @@ def saved_activation_bytes(student: Network) -> int:
     The memory is counted for a small image and scaled up by the area, because the outputs of nearly all
     layers grow with the area.
     """
+    size = student.preprocessing.image_size
+    grid = student.levels.grid if student.levels else 1
+    small = min(size, _SMALL_IMAGE_SIDE * grid)  # so that the maps are as fine as the grid
+    try:
+        return _bytes_saved_at(small, student) * size**2 // small**2
+    except ArchitectureError:  # this network makes the maps even coarser
+        return _bytes_saved_at(size, student)
+
+
+def _bytes_saved_at(side: int, student: Network) -> int:
+    """Counts the bytes that one image of side x side pixels occupies between the two passes."""
     sizes: dict[int, int] = {}
     parameters = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
 
@@ -133,11 +144,8 @@ def saved_activation_bytes(student: Network) -> int:
             sizes[storage] = tensor.numel() * tensor.element_size()
         return tensor.detach()  # undetached, an output would refer to itself and never be freed
 
-    size = student.preprocessing.image_size
-    grid = student.levels.grid if student.levels else 1
-    small = min(size, _SMALL_IMAGE_SIDE * grid)  # so that the maps are as fine as the grid
-    image = torch.zeros(1, small, small, 3, dtype=torch.uint8, device=student.head.weight.device)
+    image = torch.zeros(1, side, side, 3, dtype=torch.uint8, device=student.head.weight.device)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         output = student.after_stem(student.stem(image))
     del output
-    return sum(sizes.values()) * size**2 // small**2
+    return sum(sizes.values())

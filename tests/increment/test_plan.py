@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from lwm_edge import IncrementConfig, Progress, add_classes, plan_increment
 from lwm_edge.base.choose_levels import find_levels
@@ -33,10 +34,11 @@ from lwm_edge.learning.gpu_memory import no_room_for_one_image
 from lwm_edge.memory import rss_bytes
 from lwm_edge.model import precision
 from lwm_edge.model.loading import load_network
+from lwm_edge.model.network import Network
 from lwm_edge.photos import photo_set
 from lwm_edge.records import ignore_progress
 from tests.support.folders import PhotoMaker, state_of
-from tests.support.networks import fresh_network, teacher_and_student
+from tests.support.networks import PREPROCESSING, fresh_network, teacher_and_student
 from tests.support.samples import PLAN, QUICK
 
 MIB = 2**20
@@ -317,6 +319,16 @@ def test_activations_are_counted_on_an_image_that_the_grid_fits() -> None:
     assert levels is not None
     network.read_levels(levels)
     assert saved_activation_bytes(network.requires_grad_(True)) > 1_000_000
+
+
+def test_activations_are_counted_if_only_a_larger_image_fits_the_grid() -> None:
+    blocks = [nn.Conv2d(3, 3, stride, stride) for stride in (8, 8, 2, 1, 1)]
+    network = Network(nn.Sequential(*blocks), nn.Linear(3, 5), 2, PREPROCESSING)
+    network.preprocessing = PREPROCESSING.model_copy(update={"image_size": 256, "resize_size": 256})
+    levels = find_levels(network, 2, more_blocks=True)
+    assert levels is not None and levels.blocks == (0, 1, 3)  # the last one's maps have a cell per 128 px
+    network.read_levels(levels)
+    assert saved_activation_bytes(network.requires_grad_(True)) > 4 * 3 * 256**2
 
 
 @pytest.mark.slow
