@@ -20,7 +20,7 @@ from ..errors import ConfigError
 from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import FOLDS, Features, Labels
 from ..learning.unseen import judge_unseen
-from ..model.manifest import Levels
+from ..model.manifest import MAX_LEVEL_BLOCKS, Levels
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
 from ..records import ProgressCallback, StepReporter, ignore_progress
@@ -57,13 +57,18 @@ def find_levels(network: Network, grid: int, *, more_blocks: bool = False) -> Le
     of_size: dict[tuple[int, ...], list[int]] = {}
     for index, (_, *sides) in enumerate(shapes):
         of_size.setdefault(tuple(sides), []).append(index)
-    final = of_size[shapes[-1][1:]]
-    blocks = {indices[-1] for indices in of_size.values() if indices is not final}
+    final = of_size.pop(shapes[-1][1:])
+    if not of_size:
+        return None
+    blocks = {indices[-1] for indices in of_size.values()}
     if more_blocks:
-        several = [indices for indices in of_size.values() if len(indices) > 1]
+        last_run = [index for index in final if index > max(blocks)]  # maps may have had this size before
+        several = [indices for indices in (*of_size.values(), last_run) if len(indices) > 1]
         blocks |= {indices[min(len(indices) // 2, len(indices) - 2)] for indices in several}
     values = grid**2 * sum(shapes[index][0] for index in blocks)
-    if len(of_size) < 2 or min(min(shapes[index][1:]) for index in blocks) < grid or values > MAX_VALUES:
+    if len(blocks) > MAX_LEVEL_BLOCKS or values > MAX_VALUES:
+        return None
+    if min(min(shapes[index][1:]) for index in blocks) < grid:
         return None
     return Levels(blocks=tuple(sorted(blocks)), grid=grid, values=values)
 

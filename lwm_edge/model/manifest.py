@@ -22,6 +22,7 @@ from .terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 
 SCHEMA_VERSION = 2
 BASE = "base"
+MAX_LEVEL_BLOCKS = 64
 """Recipe of a model that no increment has changed."""
 
 _FIXED_BYTES = 24 * 1024
@@ -45,7 +46,9 @@ class Levels(Record):
         values: Number of values that the head reads from these blocks in total.
     """
 
-    blocks: tuple[Annotated[int, Field(ge=0, lt=4096)], ...] = Field(min_length=1, max_length=64)
+    blocks: tuple[Annotated[int, Field(ge=0, lt=4096)], ...] = Field(
+        min_length=1, max_length=MAX_LEVEL_BLOCKS
+    )
     grid: int = Field(ge=1, le=8)
     values: int = Field(ge=1, le=65_536)
 

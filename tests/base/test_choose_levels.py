@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
 from lwm_edge.base.choose_levels import (
     MAX_INPUTS,
     choose_levels,
     find_levels,
+    map_shapes,
     possible_levels,
 )
 from lwm_edge.demo import BASE_BUNDLE
@@ -13,7 +15,7 @@ from lwm_edge.errors import ConfigError
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network
 from lwm_edge.model.network import Network
-from tests.support.networks import fresh_network
+from tests.support.networks import PREPROCESSING, fresh_network
 from tests.support.samples import photo_set
 
 
@@ -60,3 +62,28 @@ def test_levels_with_too_many_values_are_not_tried() -> None:
     assert possible_levels(fresh_network("resnet50"), None) == []
     [levels] = possible_levels(fresh_network("resnet18"), 2)
     assert levels.values + 512 > MAX_INPUTS
+
+
+def _network(*blocks: nn.Module, channels: int) -> Network:
+    return Network(nn.Sequential(*blocks), nn.Linear(channels, 5), 0, PREPROCESSING).eval()
+
+
+def _down() -> nn.Module:
+    return nn.Conv2d(3, 3, 2, 2)
+
+
+def test_values_of_the_final_map_size_come_last_even_if_maps_had_it_before() -> None:
+    small = (_down(), _down(), nn.ReLU(), nn.ReLU(), nn.ReLU())
+    network = _network(*small, nn.Upsample(scale_factor=2), _down(), channels=3)
+    assert [shape[1] for shape in map_shapes(network)] == [32, 16, 16, 16, 16, 32, 16]
+    more = find_levels(network, 1, more_blocks=True)
+    assert more is not None and more.blocks == (0, 5)
+    network = _network(*small, nn.Upsample(scale_factor=2), _down(), nn.ReLU(), channels=3)
+    more = find_levels(network, 1, more_blocks=True)
+    assert more is not None and more.blocks == (0, 5, 6)
+
+
+def test_more_blocks_than_a_manifest_can_name_are_not_tried() -> None:
+    pairs = [(nn.Conv2d(3, 3, 2), nn.ReLU()) for _ in range(40)]
+    network = _network(*[block for pair in pairs for block in pair], channels=3)
+    assert {len(levels.blocks) for levels in possible_levels(network, None)} == {39}
