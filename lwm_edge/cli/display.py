@@ -156,7 +156,7 @@ def _statistics(report: StatisticsReport) -> str:
 
 def _levels(report: LevelsReport) -> str:
     tried = ", ".join(f"{_blocks(trial.levels)} {percent(trial.accuracy)}" for trial in report.tried)
-    why = f" (accuracy of the earlier blocks alone: {tried})" if tried else ""
+    why = f" (accuracy of earlier blocks with larger maps alone: {tried})" if tried else ""
     return f"reads {report.inputs} values: {_reads(report.levels)}{why}"
 
 
