@@ -8,8 +8,10 @@ import pytest
 import typer
 
 import lwm_edge
-from lwm_edge import BaseConfig, IncrementConfig, errors
+from lwm_edge import BaseConfig, IncrementConfig, errors, memory
 from lwm_edge.base.choose_levels import GRIDS, MAX_INPUTS
+from lwm_edge.base.measure import BY_HEART, NEARLY_ALL
+from lwm_edge.base.observing import PHOTOS_AT_ONCE
 from lwm_edge.cli import settings as cli_settings
 from lwm_edge.cli.commands import app
 from lwm_edge.cli.settings import FileConfig, increment_config
@@ -17,14 +19,13 @@ from lwm_edge.custody.keys import _PRIVATE_MODE
 from lwm_edge.demo import BASE_BUNDLE, BASE_CLASSES, DEMO_DATA, INCREMENTS
 from lwm_edge.home.export import _MAX_CALIBRATION_PHOTOS, _MIN_AGREEMENT, _MIN_PHOTOS
 from lwm_edge.home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, PREVIOUS, TRAINING, TRUST
-from lwm_edge.increment import doctor, judgement
+from lwm_edge.increment import doctor, judgement, plan, shipped
 from lwm_edge.increment.approach import _LEAST_BYTES_FOR_TRAINING, count_features
 from lwm_edge.increment.gate import _LEAST_SHARE_REMEMBERED
 from lwm_edge.increment.job import _FEWEST_BATCHES_TO_KEEP_MEMORY
-from lwm_edge.increment.plan import SHARE_OF_AVAILABLE
 from lwm_edge.increment.resume import SECONDS_BETWEEN_SAVES
 from lwm_edge.learning.config import _PHOTOS_PER_FEATURE, GATE_SETTINGS, RECIPES
-from lwm_edge.model import onnx_file
+from lwm_edge.model import onnx_file, terms, unknown
 from lwm_edge.model.architectures.registry import _FAMILIES
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.custody_record import LINKS_KEPT
@@ -34,9 +35,11 @@ from lwm_edge.model.network import _FEW_CELLS
 from lwm_edge.model.onnx.checks import IR_VERSION, OPSET
 from lwm_edge.model.onnx.variants import UNUSED_BIAS
 from lwm_edge.model.onnx_file import HEAD_INPUTS
+from lwm_edge.pages import moment
 from lwm_edge.photos import guard, opening, reading
 from lwm_edge.photos.class_names import MAX_CLASS_NAME_BYTES
 from lwm_edge.photos.decoder_process import MIN_BYTES
+from lwm_edge.photos.listing import LISTED
 from lwm_edge.proofs.trends import MEMORY_TOLERANCE, MIN_INCREMENTS
 from tests.support.pages import PAGES, ROOT, blocks, code_spans, prose, read, rows, section
 
@@ -91,8 +94,11 @@ NUMBERS_ON_PAGES = [
     (DEPLOY, f"{LEARNT.batch_size} photos an update"),
     (DEPLOY, f"`finetune` is {RECIPES['lwm'].learning_rate} for the network"),
     (DEPLOY, f"and {RECIPES['lwm'].head_learning_rate} for the last layer. The paper has"),
-    (DEPLOY, f"the limit is {SHARE_OF_AVAILABLE:.0%} of the memory that is free"),
+    (DEPLOY, f"the limit is {plan.SHARE_OF_AVAILABLE:.0%} of the memory that is free"),
+    (DEPLOY, f"{memory.ASSUMED_BYTES // 2**20} MiB is assumed"),
     (DEPLOY, f"{_FEWEST_BATCHES_TO_KEEP_MEMORY} updates or more"),
+    (DEPLOY, f"if training would take {plan._SECONDS_WORTH_A_TRIAL:.0f} seconds or more"),
+    (DEPLOY, f"if that needs at most {plan._CLEARLY_FASTER:.0%} of the time"),
     (DEPLOY, f"It saves every {SECONDS_BETWEEN_SAVES:.0f} seconds"),
     (DEPLOY, f"and the latest {LEDGER_LENGTH}, and the maximum of each"),
     (DEPLOY, f"at least {MIN_INCREMENTS}; "),
@@ -100,6 +106,8 @@ NUMBERS_ON_PAGES = [
     (DEPLOY, f"mode 0{_PRIVATE_MODE:o}"),
     (DEPLOY, f"the latest {LINKS_KEPT} changes"),
     (DEPLOY, f"after more than {LINKS_KEPT} changes, from the oldest one"),
+    (DEPLOY, f"`info --history` lists the latest {LINKS_KEPT} changes"),
+    (DEPLOY, f"stays in the record until {LINKS_KEPT} more changes are made"),
     (DEPLOY, f"It is opset {OPSET} with IR version {IR_VERSION},"),
     (DEPLOY, f"ONNX Runtime {_least('onnxruntime', PROJECT['dependencies'])} and TensorRT"),
     (DEPLOY, f"a bias of {UNUSED_BIAS:,.0f}"),
@@ -115,10 +123,22 @@ NUMBERS_ON_PAGES = [
         f"or that has fewer than {judgement._TOO_FEW}",
     ),
     (DEPLOY, f"of which {judgement.LOOKALIKE_SHARE:.0%} of the photos or more"),
+    (DEPLOY, f"and fewer than {judgement._FEW_DIFFERENT} are different"),
+    (DEPLOY, f"more than {judgement._UNKNOWN_SHARE:.0%} of the photos would be called [unknown]"),
+    (DEPLOY, f"An interval wider than {shipped._WIDEST * 100:.0f} points"),
+    (DEPLOY, f"has fallen by more than {shipped._LOSS_WORTH_A_WARNING * 100:.0f} percentage points"),
     (DEPLOY, f"are darker than {doctor._BLACK:.0f} (brighter than {doctor._WHITE:.0f}) of 255"),
     (DEPLOY, f"less than {doctor._BLURRED_RATIO:.0%} of the sharpness"),
     (DEPLOY, f"With fewer than {doctor._FEWEST} photos"),
     (DEPLOY, f"one has {judgement._UNEQUAL_RATIO} times as many photos"),
+    (DEPLOY, f"For each class, there are at most {LISTED} lines"),
+    (DEPLOY, f"**Such a page holds photos**, up to {moment._PICTURES + moment._MISTAKES},"),
+    (DEPLOY, f"which keeps {terms.KEPT:.0%} of the photos of known classes"),
+    (DEPLOY, f"`--keep` chooses another share: {unknown.listed_shares()}."),
+    (DEPLOY, f"if there are {unknown.fewest_photos(terms.KEPT)} or more"),
+    (DEPLOY, f"With fewer than {unknown.fewest_photos(terms.KEPT)} photos in all"),
+    (DEPLOY, f"and at most {cli_settings._MAX_BYTES // 2**20} MiB long"),
+    (DEPLOY, f"the others are classified, and the exit code is {errors.SOME_PHOTOS_FAILED}"),
     (DEPLOY, f"exits with {errors.BusyError.exit_code}"),
     (
         DEPLOY,
@@ -135,6 +155,13 @@ NUMBERS_ON_PAGES = [
     (EXAMPLES, f"grids of {', '.join(f'{g}x{g}' for g in GRIDS[:-1])} and {GRIDS[-1]}x{GRIDS[-1]} cells"),
     (EXAMPLES, f"attention maps need {_FEW_CELLS**0.5:g}x{_FEW_CELLS**0.5:g} cells"),
     (EXAMPLES, f"The default, `{BASE.activation}`"),
+    (
+        EXAMPLES,
+        f"recognises {NEARLY_ALL:.0%} or more of the photos, but over {BY_HEART * 100:.0f} percentage points",
+    ),
+    (EXAMPLES, f"more than {BY_HEART * 100:.0f} percentage points lower on the unseen ones"),
+    (EXAMPLES, f"are in memory for {PHOTOS_AT_ONCE:,} photos at a time"),
+    (EXAMPLES, f"an even selection of at most {PHOTOS_AT_ONCE:,} photos"),
     ("README.md", f"Python {PROJECT['requires-python'].removeprefix('>=')} to"),
     ("README.md", f"{len(list((DEMO_DATA / 'test' / '2' / 'Bag').iterdir()))} test photos per class"),
     (TESTS, f"{guard.MAX_PIXELS // MEGA} megapixels, read"),

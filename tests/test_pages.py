@@ -299,7 +299,7 @@ def test_the_readme_leads_to_the_demo_before_any_table() -> None:
     )
     demo = readme.index("<!-- demo-command -->")
     assert "|---" not in readme[:demo] and "┏" not in readme[:demo]
-    assert len(readme.splitlines()) <= 140
+    assert len(readme.splitlines()) <= 128
 
 
 def test_the_gate_runs_exactly_the_readmes_two_commands() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._processes import lower_priority
+from ..model.terms import QUIET_SECONDS
 from ..records import printable
 from ..wording import counted
 from . import terminal
@@ -52,7 +53,7 @@ def inbox_command(
         typer.Option(
             metavar="SECONDS", help="Learn a class when nothing in its folder has changed for this long."
         ),
-    ] = 60.0,
+    ] = QUIET_SECONDS,
     max_memory: MaxMemoryOption = None,
     min_photos: MinPhotosOption = None,
     sign_with: SignWithOption = None,

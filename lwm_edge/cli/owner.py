@@ -11,6 +11,7 @@ import typer
 
 from .. import ExportConfig
 from ..errors import ConfigError, TrustError
+from ..learning.config import SIMULATED
 from ..outputs import STDOUT
 from . import display, display_changes, display_proofs
 from .answer import home_path, open_chosen_home, show, with_progress
@@ -158,7 +159,7 @@ def audit_command(
         ),
     ] = None,
     classes: Annotated[int, typer.Option(min=1, help="New classes in each simulated increment.")] = 1,
-    recipe: Annotated[str, typer.Option(help="Recipe of the simulated increments.")] = "lwm-lda",
+    recipe: Annotated[str, typer.Option(help="Recipe of the simulated increments.")] = SIMULATED,
     isolated: Annotated[
         bool, typer.Option("--isolated", help="Run each simulated increment in its own process.")
     ] = False,

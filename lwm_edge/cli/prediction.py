@@ -13,7 +13,7 @@ import typer
 
 from ..advice import home_option
 from ..errors import SOME_PHOTOS_FAILED, ConfigError
-from ..model.terms import KEPT
+from ..model.terms import KEPT, SECONDS_BETWEEN_FRAMES, TOP_K
 from ..records import printable
 from .answer import open_chosen_home, show, with_progress
 from .options import HomeOption, JsonOption, path_from
@@ -43,7 +43,7 @@ def predict_command(
     home: HomeOption = None,
     top: Annotated[
         int, typer.Option("--top", "--top-k", "-k", min=1, help="Number of classes to print for each photo.")
-    ] = 3,
+    ] = TOP_K,
     unknown: Annotated[
         bool, typer.Option("--unknown", help="Say so if a photo seems to show none of the classes.")
     ] = False,
@@ -61,7 +61,7 @@ def predict_command(
     ] = None,
     every: Annotated[
         float, typer.Option(min=0.0, metavar="SECONDS", help="With --camera: time between frames.")
-    ] = 1.0,
+    ] = SECONDS_BETWEEN_FRAMES,
     frames: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="With --camera: end after this many frames.")
     ] = None,

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError, PhotosError
 from ..model.classifier import Classifier, Prediction
-from ..model.terms import KEPT
+from ..model.terms import KEPT, SECONDS_BETWEEN_FRAMES, TOP_K
 from ..photos.pixels import Pixels
 from ..records import AnyPath
 from .home import Home, open_home
@@ -22,8 +22,8 @@ def watch(
     home: Home | AnyPath,
     source: int | AnyPath,
     *,
-    every_seconds: float = 1.0,
-    top_k: int = 3,
+    every_seconds: float = SECONDS_BETWEEN_FRAMES,
+    top_k: int = TOP_K,
     keep: float = KEPT,
 ) -> Iterator[Prediction]:
     """Classifies frames from a camera or a video file one at a time, and keeps none of them.

@@ -19,7 +19,7 @@ from ..model.custody_record import ChangeKind
 from ..model.evaluation import TOP, EvaluationReport, evaluate_ranks
 from ..model.ledger import Ledger
 from ..model.manifest import Levels, Manifest
-from ..model.terms import KEPT, Activation
+from ..model.terms import KEPT, TOP_K, Activation
 from ..model.unknown import Calibration, calibrate, kept_by_class
 from ..photos.class_names import fold_class_name
 from ..photos.folders import PhotoFolder, read_photo_folder
@@ -129,7 +129,7 @@ def predict(
     home: Home | AnyPath,
     photos: AnyPhoto | Iterable[AnyPhoto],
     *,
-    top_k: int = 3,
+    top_k: int = TOP_K,
     keep: float = KEPT,
     on_progress: ProgressCallback = ignore_progress,
 ) -> PredictionReport:

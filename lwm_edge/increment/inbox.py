@@ -14,13 +14,13 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..home.home import Home, open_home
 from ..learning.config import IncrementConfig
+from ..model.terms import QUIET_SECONDS
 from ..records import AnyPath, ProgressCallback, absolute, ignore_progress
 from .inbox_folder import InboxFolder
 from .inbox_reports import InboxReport
 from .inbox_teaching import Teaching
 from .inbox_watcher import Watcher
 
-QUIET_SECONDS = 60.0
 _LOOKS_PER_QUIET_TIME = 4  # number of times that the inbox is looked at during `quiet_seconds`
 
 

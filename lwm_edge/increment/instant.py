@@ -27,6 +27,7 @@ from .resume import SavedTraining
 from .timing import Timer
 from .values import Approach, Learnt, NewPhotos
 
+# These two were chosen, not measured.
 _IMAGES_AT_ONCE = 4  # more are hardly faster: all threads work on each layer anyway
 _ENDING_FACTOR = 2.0  # exporting, loading and writing the new model take this many times the loading time
 _FLOAT64_BYTES = 8

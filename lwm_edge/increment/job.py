@@ -11,7 +11,8 @@ from ..memory import rss_bytes
 from ..model.terms import Precision
 from ..records import report_nothing
 
-_FEWEST_BATCHES_TO_KEEP_MEMORY = 20  # with fewer, the trial step would take more time than it could save
+# This was chosen, not measured: with fewer updates, the trial step would take more time than it could save.
+_FEWEST_BATCHES_TO_KEEP_MEMORY = 20
 PROBED_IMAGES = 4  # images in the step that shows what each further image costs
 _PREFETCH = 1
 

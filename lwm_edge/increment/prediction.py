@@ -14,11 +14,14 @@ from ..memory import peak_rss_bytes, reset_peak_rss
 from .job import PROBED_IMAGES, Candidate, Job, Strategy, batchings
 
 # benchmarks/memory.py tests these margins, on ResNet-18 and MobileNetV2 at 224 px: the predictions in its
-# table lie 1% to 17% above the actual peaks.
+# table lie 2% to 17% above the actual peaks.
 MARGIN = 1.05  # factor for memory that the allocator and the libraries' buffers add from step to step
 _MARGIN_KEEPING_MEMORY = 1.15  # the same factor, if freed memory is kept
-_MAX_KEPT_FACTOR = 2.75  # times the memory of a step, if freed memory is kept; up to 2.6 was measured
+# Times the memory of a step, if freed memory is kept. This was chosen, a little above 2.6, the highest seen.
+_MAX_KEPT_FACTOR = 2.75
 _REPLANNING_MARGIN = 1.02  # factor for a limit that an error names, as the next plan may need a little more
+
+# The next two were chosen; benchmarks/speed_instant.py compares such predictions with the actual peaks.
 _LIBRARY_BYTES = 10 * 2**20  # pages of NumPy and ONNX that are first read to export and write a model
 # Library pages that are first read when photos are decoded, the model runs and the head is solved, plus what
 # ONNX Runtime keeps of a freed model. All library pages are given back before the new model is exported.

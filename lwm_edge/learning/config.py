@@ -61,6 +61,7 @@ RECIPES: dict[RecipeName, Recipe] = {
     "lda": Recipe(0.0, 0.0, trains=False, head="solved"),
 }
 _AUTO_CHOICES: tuple[RecipeName, ...] = ("lwm-lda", "lda")  # `auto` chooses one of these
+SIMULATED: RecipeName = "lwm-lda"  # an audit simulates this one by default, as training takes the most memory
 _PHOTOS_PER_FEATURE = 2  # with fewer, the photos cannot show how the features drift
 
 

@@ -14,7 +14,7 @@ from ..photos.in_memory import AnyPhoto, photos_in, prepare_photo
 from ..photos.photo_set import PhotoSet
 from ..records import AnyNamePath, ProgressCallback, Report, StepReporter, ignore_progress
 from .onnx_file import OnnxFile
-from .terms import KEPT, SHARES
+from .terms import KEPT, SHARES, TOP_K
 from .unknown import listed_shares
 
 _BATCH_SIZE = 16
@@ -98,7 +98,7 @@ class Classifier(OnnxFile):
     def classify(
         self,
         photos: AnyPhoto | Iterable[AnyPhoto],
-        top_k: int = 3,
+        top_k: int = TOP_K,
         *,
         keep: float = KEPT,
         on_progress: ProgressCallback = ignore_progress,

@@ -1,4 +1,4 @@
-"""Defines types and limits that settings and manifests share; this module is small to keep `--help` fast."""
+"""Defines types, limits and defaults that others share; this module is small to keep `--help` fast."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ SHARES = (0.8, 0.9, 0.95, 0.98, 0.99)
 
 KEPT = 0.95
 """Share of known photos that is kept by default."""
+
+TOP_K = 3
+"""Number of classes that are named for each photo by default."""
+
+SECONDS_BETWEEN_FRAMES = 1.0
+"""Default time between two frames of a camera or a video that are classified."""
+
+QUIET_SECONDS = 60.0
+"""Default time for which a folder in an inbox must stay unchanged before its photos are used."""

@@ -19,7 +19,6 @@ from ..learning.class_statistics import ClassStatistics
 from ..learning.regrouping import is_solved
 from ..model.bundle import (
     CONFUSIONS,
-    COUNTS,
     RIGHT,
     RIGHT_SOLVED,
     TOTAL,
@@ -49,7 +48,6 @@ class ClassFact:
     Attributes:
         name: Name of the class.
         shipped: Whether the vendor shipped the class.
-        learnt_from: Number of photos from which the class was learnt; 0 if that is not known.
         right: Number of photos that were recognised.
         total: Number of photos that were judged; 0 if there is no figure for the class.
         source: Words that say who measured the class, or when.
@@ -57,7 +55,6 @@ class ClassFact:
 
     name: str
     shipped: bool
-    learnt_from: int
     right: int = 0
     total: int = 0
     source: str = ""
@@ -151,7 +148,7 @@ def _receipt(generation: Generation) -> IncrementReport | None:
 def _classes(
     bundle: Bundle, receipt: IncrementReport | None, evaluation: EvaluationReport | None
 ) -> tuple[ClassFact, ...]:
-    m, arrays = bundle.manifest, bundle.arrays(COUNTS, RIGHT, RIGHT_SOLVED, TOTAL)
+    m, arrays = bundle.manifest, bundle.arrays(RIGHT, RIGHT_SOLVED, TOTAL)
     right, total = _rightly_recognised(bundle, arrays), arrays[TOTAL]
     measured: dict[str, tuple[int, int, str]] = {
         name: (int(right[i]), int(total[i]), SHIPPED) for i, name in enumerate(m.class_names) if total[i]
@@ -165,9 +162,7 @@ def _classes(
             for name, share in evaluation.per_class.items()
         }
     return tuple(
-        ClassFact(
-            name, i < m.shipped_classes, round(float(arrays[COUNTS][i])), *measured.get(name, (0, 0, ""))
-        )
+        ClassFact(name, i < m.shipped_classes, *measured.get(name, (0, 0, "")))
         for i, name in enumerate(m.class_names)
     )
 

@@ -18,7 +18,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from PIL import Image
 
@@ -40,6 +40,49 @@ _LIBRARY_BYTES = 8 * MIB  # code that is mapped already, but perhaps loaded only
 _ASSUMED_ADDRESSES = 192 * MIB
 
 
+class Job(NamedTuple):
+    """Asks for one photo.
+
+    Attributes:
+        path: Absolute path of the photo, with each of its bytes as one character.
+        image_size: Height and width of the result.
+        resize_size: Length of the photo's short side before the crop.
+        most_bytes: Largest number of bytes that this process may take for itself and the photo.
+        seconds: Largest number of seconds of processor time for the photo.
+    """
+
+    path: str
+    image_size: int
+    resize_size: int
+    most_bytes: int
+    seconds: int
+
+
+class Reply(NamedTuple):
+    """Answers a job.
+
+    Attributes:
+        length: Number of bytes of pixels that follow; 0 if the photo was not decoded.
+        resident_bytes: Resident memory of this process; 0 if the system does not say.
+        peak_bytes: Highest resident memory while the photo was decoded; 0 if the system does not say.
+        problem: What is wrong with the photo; empty if nothing is.
+        decoder_says: Error of a decoder that may also lack memory; empty if there is none.
+        out_of_memory: Whether there was too little memory.
+    """
+
+    length: int = 0
+    resident_bytes: int = 0
+    peak_bytes: int = 0
+    problem: str = ""
+    decoder_says: str = ""
+    out_of_memory: bool = False
+
+
+def to_line(message: Job | Reply) -> bytes:
+    """Writes a job or a reply as a line of JSON."""
+    return json.dumps(message._asdict()).encode() + b"\n"
+
+
 def main() -> None:
     """Decodes photos for as long as the parent asks for them."""
     replies = os.fdopen(os.dup(1), "wb")
@@ -50,23 +93,24 @@ def main() -> None:
     Image.preinit()  # loads what would otherwise be loaded for, and counted against, the first photo
     jobs = os.fdopen(0, "rb")
     while _has_job(jobs) and (line := jobs.readline()).endswith(b"\n"):
-        job = json.loads(line)
-        pixels, reply = b"", dict[str, Any]()
+        job = Job(**json.loads(line))
+        pixels, reply = b"", Reply()
         try:
-            path = Path(os.fsdecode(job["path"].encode("latin-1")))
+            path = Path(os.fsdecode(job.path.encode("latin-1")))
             with suppress(OSError):  # decoding raises it again and explains it
                 load_reader_of(path)
-            with _limited(job["most_bytes"], job["seconds"]), _ended_with_parent():
-                pixels = decode(path, job["image_size"], job["resize_size"]).tobytes()
+            with _limited(job.most_bytes, job.seconds), _ended_with_parent():
+                pixels = decode(path, job.image_size, job.resize_size).tobytes()
         except UndecodableError as error:
-            reply = {"problem": error.message, "decoder_says": error.why}
+            reply = Reply(problem=error.message, decoder_says=error.why)
         except PhotosError as error:
-            reply = {"problem": error.message}
+            reply = Reply(problem=error.message)
         except MemoryError:
-            reply = {"out_of_memory": True}
-        usage = {"resident_bytes": _kernel_says("VmRSS"), "peak_bytes": _kernel_says("VmHWM")}
+            reply = Reply(out_of_memory=True)
+        resident, peak = _kernel_says("VmRSS"), _kernel_says("VmHWM")
+        reply = reply._replace(length=len(pixels), resident_bytes=resident, peak_bytes=peak)
         try:
-            replies.write(json.dumps({**reply, **usage, "length": len(pixels)}).encode() + b"\n" + pixels)
+            replies.write(to_line(reply) + pixels)
             replies.flush()
         except BrokenPipeError:
             os._exit(0)  # a normal exit would try to write once more

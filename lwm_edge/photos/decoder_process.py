@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -26,6 +25,7 @@ from .._processes import start_process
 from ..errors import ConfigError, PhotosError, os_failure
 from ..records import absolute
 from . import guard
+from .decoder import Job, Reply, to_line
 from .guard import MIB
 from .pixels import Pixels
 
@@ -96,13 +96,8 @@ class DecoderProcess:
                 way that its decoder cannot tell from a lack of memory.
             LwmEdgeError: The system refuses to start the process.
         """
-        job = {
-            "path": os.fsencode(absolute(path)).decode("latin-1"),
-            "image_size": image_size,
-            "resize_size": resize_size,
-            "most_bytes": most_bytes,
-            "seconds": guard.MAX_SECONDS,
-        }
+        whole_path = os.fsencode(absolute(path)).decode("latin-1")
+        job = Job(whole_path, image_size, resize_size, most_bytes, guard.MAX_SECONDS)
         with self._locked(on_wait):
             try:
                 reply, content = self._ask(job, on_wait)
@@ -111,17 +106,17 @@ class DecoderProcess:
                 self._end()
                 raise
         limit = f"more than {most_bytes // MIB} MiB of memory to decode"
-        if reply.get("out_of_memory"):
+        if reply.out_of_memory:
             raise OutOfRoomError(f"takes {limit}")
-        if said := reply.get("decoder_says"):  # many decoders cannot tell a lack of memory from damage
-            raise OutOfRoomError(f"is damaged, or takes {limit} ({said})")
-        if problem := reply.get("problem"):
-            raise PhotosError(problem)
+        if reply.decoder_says:  # many decoders cannot tell a lack of memory from damage
+            raise OutOfRoomError(f"is damaged, or takes {limit} ({reply.decoder_says})")
+        if reply.problem:
+            raise PhotosError(reply.problem)
         return np.frombuffer(content, np.uint8).reshape(image_size, image_size, 3)
 
-    def _note_usage(self, reply: dict[str, Any]) -> None:
-        self.resident_bytes = reply["resident_bytes"]
-        self.peak_bytes = max(self.peak_bytes, reply["peak_bytes"])
+    def _note_usage(self, reply: Reply) -> None:
+        self.resident_bytes = reply.resident_bytes
+        self.peak_bytes = max(self.peak_bytes, reply.peak_bytes)
         if self.resident_bytes > MIN_BYTES:  # the allocator keeps pieces that are of no use to other photos
             self._end()
 
@@ -151,21 +146,19 @@ class DecoderProcess:
         finally:
             self._lock.release()
 
-    def _ask(self, job: dict[str, Any], on_wait: Callable[[], None]) -> tuple[dict[str, Any], bytes]:
+    def _ask(self, job: Job, on_wait: Callable[[], None]) -> tuple[Reply, bytes]:
         answer = self._exchange(job, on_wait) or self._exchange(job, on_wait)
         if answer is None:
             raise PhotosError("cannot be decoded: the process that decodes photos ends as soon as it starts")
         return answer
 
-    def _exchange(
-        self, job: dict[str, Any], on_wait: Callable[[], None]
-    ) -> tuple[dict[str, Any], bytes] | None:
+    def _exchange(self, job: Job, on_wait: Callable[[], None]) -> tuple[Reply, bytes] | None:
         """Gives the process a job; returns None if the process had already ended because it was idle."""
         process = self._started()
         assert process.stdin and process.stdout
         line = b""
         with suppress(BrokenPipeError):
-            os.write(process.stdin.fileno(), json.dumps(job).encode() + b"\n")  # short, so written in one go
+            os.write(process.stdin.fileno(), to_line(job))  # short, so written in one go
             line = self._line(process, job, on_wait)
         if not line.endswith(b"\n"):
             status = process.wait()
@@ -173,15 +166,13 @@ class DecoderProcess:
             if status == 0:
                 return None
             raise PhotosError(_why_it_ended(status))
-        reply: dict[str, Any] = json.loads(line)
-        content = process.stdout.read(reply["length"])
-        if len(content) < reply["length"]:
+        reply = Reply(**json.loads(line))
+        content = process.stdout.read(reply.length)
+        if len(content) < reply.length:
             raise PhotosError(_why_it_ended(process.wait()))
         return reply, content
 
-    def _line(
-        self, process: subprocess.Popen[bytes], job: dict[str, Any], on_wait: Callable[[], None]
-    ) -> bytes:
+    def _line(self, process: subprocess.Popen[bytes], job: Job, on_wait: Callable[[], None]) -> bytes:
         """Reads the answer's first line, in a thread, as not every system can read a pipe with a timeout."""
         assert process.stdout
         began = _usage(process.pid)
@@ -224,17 +215,17 @@ def _usage(pid: int) -> tuple[int, float]:
     return 0, 0.0
 
 
-def _require_within_limits(usage: tuple[int, float], began: tuple[int, float], job: dict[str, Any]) -> None:
+def _require_within_limits(usage: tuple[int, float], began: tuple[int, float], job: Job) -> None:
     """Enforces a photo's limits where the system does not; only Linux enforces the memory limit.
 
     Raises:
         OutOfRoomError: The process takes more memory than it may.
         PhotosError: The process takes more processor time than it may.
     """
-    if usage[0] > job["most_bytes"]:
-        raise OutOfRoomError(f"takes more than {job['most_bytes'] // MIB} MiB of memory to decode")
-    if usage[1] - began[1] > job["seconds"] + 1:  # a system that enforces the limit gets there first
-        raise PhotosError(_TOO_LONG.format(job["seconds"]))
+    if usage[0] > job.most_bytes:
+        raise OutOfRoomError(f"takes more than {job.most_bytes // MIB} MiB of memory to decode")
+    if usage[1] - began[1] > job.seconds + 1:  # a system that enforces the limit gets there first
+        raise PhotosError(_TOO_LONG.format(job.seconds))
 
 
 def _why_it_ended(status: int) -> str:

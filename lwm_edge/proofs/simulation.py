@@ -29,7 +29,7 @@ from ..home.home import Generation, Home, open_home
 from ..home.reports import MemoryReport
 from ..increment.add import add_classes
 from ..increment.process import replies_from, serve, started_process
-from ..learning.config import IncrementConfig
+from ..learning.config import SIMULATED, IncrementConfig
 from ..memory import peak_rss_bytes
 from ..model.bundle import ROWS_BY_CLASS, open_bundle, save_bundle
 from ..model.ledger import Ledger
@@ -103,7 +103,7 @@ def simulate(
         LwmEdgeError: An increment failed.
     """
     started = time.monotonic()
-    home, config = open_home(home), config or IncrementConfig(recipe="lwm-lda", epochs=1)
+    home, config = open_home(home), config or IncrementConfig(recipe=SIMULATED, epochs=1)
     require_safe_changes("make a copy of", home.path)
     config = config.model_copy(update={"force": True})  # nobody can recognise random textures
     if increments < MIN_INCREMENTS or classes < 1:

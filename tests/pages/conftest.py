@@ -33,7 +33,7 @@ def make_page(home: Home, tmp_path: Path) -> PageMaker:
     def make(count: int) -> Path:
         names = [*HOSTILE, *(f"Class {i}" for i in range(count))][:count]
         classes = tuple(
-            ClassFact(name, i % 2 == 0, i, i % 21, 20 if i % 5 else 0, "by the vendor")
+            ClassFact(name, i % 2 == 0, i % 21, 20 if i % 5 else 0, "by the vendor")
             for i, name in enumerate(names)
         )
         confusions = tuple(ConfusionFact(a, b, 3, "by the vendor") for a, b in pairwise(names))
