@@ -41,7 +41,7 @@ BASE_CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal")
 INCREMENTS = (("Shirt", "Sneaker"), ("Bag", "Ankle boot"))  # the data set's own order
 GROUPS = ("base", "1", "2")  # folders of train/ and test/: the base's classes, then each increment's
 BASE_CONFIG = BaseConfig(
-    architecture="small_resnet20", image_size=28, capacity=32, epochs=40, held_back=0, device="cpu"
+    architecture="small_resnet20", image_size=28, capacity=32, epochs=40, held_back=0, device="cpu", grid=3
 )
 _BATCH_SIZE = 64
 _PIXEL_CACHE_BYTES = 64 * 2**20

@@ -1,10 +1,10 @@
-"""Uses the vendor's photos to choose which earlier blocks a new base's head reads, and on which grid.
+"""Decides which earlier blocks a new base's head reads; the vendor's photos choose the grid to read them on.
 
 The last layers have learnt these photos' classes. A head that reads the last maps is therefore accurate with
-any choice, and does not show which one suits new classes. So the blocks whose maps are larger than the last
-ones are judged alone: the choice is the one whose values from these blocks best tell the vendor's classes
-apart. Usually its grid is a single cell if objects can be anywhere in the picture, and a finer one if all
-pictures are framed alike. More blocks help small networks that were trained from scratch.
+any grid, and does not show which one suits new classes. So the blocks whose maps are larger than the last
+ones are judged alone: the chosen grid is the one on which their values best tell the vendor's classes apart.
+Usually it is a single cell if objects can be anywhere in the picture, and a finer one if all pictures are
+framed alike.
 """
 
 from __future__ import annotations
@@ -31,6 +31,13 @@ from .reports import LevelsReport, TriedLevels
 MAX_INPUTS = 2048  # of a head whose grid the photos choose; the inputs' covariance takes 16 MiB of the bundle
 MAX_VALUES = 8192  # of levels whose grid the vendor chose; the values' covariance takes 256 MiB
 GRIDS = (1, 2, 3)
+FEW_CHANNELS = 256
+"""Number of the last maps' channels up to which the head also reads the middle block of each map size.
+
+The photos cannot decide on this: middle blocks tell new classes apart better than those that the network has
+learnt. On CIFAR-100, with 64 channels, these blocks gained several points; for EfficientNet-Lite0, with 1280,
+they gained nothing (benchmarks/README.md, "What the head reads"). Sizes in between were not tried.
+"""
 
 
 @torch.no_grad()
@@ -74,12 +81,12 @@ def find_levels(network: Network, grid: int, *, more_blocks: bool = False) -> Le
 
 
 def possible_levels(network: Network, grid: int | None) -> list[Levels]:
-    """Lists the levels that a network could read, those with the fewest values first.
+    """Lists the levels that a network could read, coarse grids first.
 
     Args:
         network: Network without levels.
-        grid: Grid that the vendor chose; 0 means no levels. None means each of `GRIDS`, with and without more
-            blocks, if the head then has at most `MAX_INPUTS` inputs.
+        grid: Grid that the vendor chose; 0 means no levels. None means each of `GRIDS`, with more blocks for
+            a network with few channels, if the head then has at most `MAX_INPUTS` inputs.
 
     Raises:
         ConfigError: The grid does not fit the network.
@@ -87,19 +94,16 @@ def possible_levels(network: Network, grid: int | None) -> list[Levels]:
     if grid == 0:
         return []
     if grid is None:
-        found = {find_levels(network, g, more_blocks=more) for g in GRIDS for more in (False, True)}
-        most = MAX_INPUTS - network.head.in_features
-        return sorted((levels for levels in found if levels and levels.values <= most), key=_size)
+        channels = network.head.in_features
+        more = channels <= FEW_CHANNELS
+        found = (find_levels(network, g, more_blocks=more) or find_levels(network, g) for g in GRIDS)
+        return [levels for levels in found if levels and levels.values <= MAX_INPUTS - channels]
     if not (levels := find_levels(network, grid)):
         raise ConfigError(
             f"grid {grid} does not fit this network: its earlier blocks have maps of fewer cells per side, "
             f"would give the head more than {MAX_VALUES} values, or have maps no larger than the last ones"
         )
     return [levels]
-
-
-def _size(levels: Levels) -> tuple[int, int]:
-    return levels.values, levels.grid
 
 
 def choose_levels(
@@ -109,7 +113,7 @@ def choose_levels(
     ranks: Ranks = Ranks(),  # noqa: B008 - it never changes
     on_progress: ProgressCallback = ignore_progress,
 ) -> LevelsReport:
-    """Chooses the levels that suit the photos best, and makes the network's head read them.
+    """Chooses the levels whose grid suits the photos best, and makes the network's head read them.
 
     If there are more photos than `PHOTOS_AT_ONCE`, only an evenly spaced selection of them is used.
 
@@ -132,7 +136,7 @@ def choose_levels(
         values = seen.head_inputs[:, : _values_of_larger_maps(network, levels)]
         accuracy = ranks.by_first(partial(_accuracy, values, labels, report))
         tried.append(TriedLevels(levels=levels, accuracy=accuracy))
-    # If several are equally good, this chooses the first one, which has the fewest values.
+    # If several grids are equally good, this chooses the first one, which is the coarsest.
     chosen = max(tried, key=lambda trial: trial.accuracy).levels if tried else next(iter(candidates), None)
     if chosen:
         network.read_levels(chosen)

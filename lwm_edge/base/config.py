@@ -33,9 +33,9 @@ class BundleConfig(Settings):
     """Cells per side of the grid on which the head reads earlier blocks (0: none); unless set, photos decide.
 
     With a number, it reads the last block of each map size; with 0, none. Otherwise the photos choose between
-    grids of 1, 2 and 3 cells per side, with the last blocks alone or with the middle ones too: they choose
-    what tells their classes apart best. What does not fit the network, or would make the head read more than
-    2048 values, is left out; if nothing remains, the head reads the last feature maps alone.
+    1, 2 and 3: the grid is the one that tells their classes apart best. If the last feature maps have at most
+    256 channels, it then reads the middle block of each map size as well. Grids that do not fit the network,
+    or with which the head would read more than 2048 values, are left out; if none remains, the grid is 0.
     """
     author: Line | None = None
     """Author of the base, to be named in the ONNX file."""

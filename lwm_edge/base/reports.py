@@ -27,7 +27,7 @@ class LevelsReport(Report):
     Attributes:
         levels: Levels that the head reads; None if it reads the last feature maps alone.
         inputs: Number of the head's inputs, including those of the last feature maps.
-        tried: Levels that were tried; empty if there was only one choice.
+        tried: Levels that were tried, one for each grid; empty if there was only one choice.
     """
 
     levels: Levels | None

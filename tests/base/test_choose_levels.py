@@ -4,6 +4,7 @@ import pytest
 from torch import nn
 
 from lwm_edge.base.choose_levels import (
+    GRIDS,
     MAX_INPUTS,
     choose_levels,
     find_levels,
@@ -27,12 +28,18 @@ def _without_levels() -> Network:
     return network
 
 
-def test_the_levels_that_tell_the_classes_apart_best_are_chosen() -> None:
+def test_the_grid_that_tells_the_classes_apart_best_is_chosen() -> None:
     network = _without_levels()
     report = choose_levels(network, photo_set("base", count=40), possible_levels(network, None))
-    ends, more = (5, 8), (3, 5, 7, 8, 10)  # of three residual blocks of each map size, after a stem of three
+    blocks = (
+        3,
+        5,
+        7,
+        8,
+        10,
+    )  # middle and last of three residual blocks of each map size, after a stem of three
     assert [(trial.levels.blocks, trial.levels.grid) for trial in report.tried] == [
-        *((ends, 1), (more, 1), (ends, 2), (ends, 3), (more, 2), (more, 3))
+        (blocks, g) for g in GRIDS
     ]
     assert all(0.5 < trial.accuracy <= 1 for trial in report.tried)
     best = max(report.tried, key=lambda trial: trial.accuracy)
@@ -57,8 +64,8 @@ def test_a_grid_that_is_too_fine_is_refused() -> None:
 
 
 def test_levels_with_too_many_values_are_not_tried() -> None:
-    found = [(len(levels.blocks), levels.grid) for levels in possible_levels(fresh_network("resnet18"), None)]
-    assert found == [(4, 1), (9, 1)]
+    found = [(levels.blocks, levels.grid) for levels in possible_levels(fresh_network("resnet18"), None)]
+    assert found == [((2, 5, 7, 9), 1)]  # the middle blocks too are read only in networks with few channels
     assert possible_levels(fresh_network("resnet50"), None) == []
     [levels] = possible_levels(fresh_network("resnet18"), 2)
     assert levels.values + 512 > MAX_INPUTS
