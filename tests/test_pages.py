@@ -100,6 +100,19 @@ PRINTED = {  # text that shows that a block did what the page says
     "examples/README.md pack-path": ("Base made", "on 300 photos that it never saw", "256"),
 }
 COMMAND = r"(\$ |sudo |docker |git |python3? |\S*pip |\S*lwm-edge )"
+IN_TEXT = {  # commands outside of blocks, lwm-edge's own aside: what reads or runs them, or why nothing does
+    r"pip install '\S*\[[\w,]+\]'": "test_page_numbers.py looks for the extras",
+    r"pytest .*": "test_the_tests_that_the_page_names_exist",
+    r"python benchmarks/\S+ .*": "a block of benchmarks/README.md has the same command",
+    r"\.ci/extended \w+": "test_sections_of_the_extended_tests_that_pages_name_exist",
+    r"\.ci/release (FOLDER|--lock)": ".ci/extended runs the first; the second changes what a release has",
+    r"\. \.venv/bin/activate": "the commands after it run with that environment's programs first in PATH",
+    r"sudo apt.*|apt show .*|sudo adduser .*": "changes the system, or asks a Jetson's",
+    r"sudo /opt/lwm-edge/bin/lwm-edge info .*": ".ci/live_systemd asks the installed service's home",
+    r"python3 --version|pip hash FILE": "are Python's and pip's own",
+    r"python -c .*|pip install sympy": "need the device's own torch",
+    r"export PIP_EXTRA_INDEX_URL=THAT_ADDRESS": "needs an address that a web page shows",
+}
 PARSE = """
 import importlib, json, pathlib, shlex, sys, typer
 sys.path.insert(0, "benchmarks")
@@ -263,6 +276,24 @@ def test_commands_and_options_in_the_text_exist() -> None:
                 assert set(named) <= options[words[1]], f"{page}: `{span}`"
             elif words[0] not in ("pip", "pytest", "python"):
                 assert set(named) <= known | elsewhere, f"{page}: `{span}`"
+
+
+def test_every_command_in_the_text_is_checked_or_has_a_reason_not_to_be() -> None:
+    command = re.compile(
+        r"(sudo|docker|git|python3?|\S*pip|apt|bash|pytest|\.|\.ci/\w+|torchrun|export) [^-]|python3 --"
+    )
+    spans = {span for page in PAGES for span in code_spans(page) if command.match(span)}
+    known = {span: [kind for kind in IN_TEXT if re.fullmatch(kind, span)] for span in spans}
+    assert all(len(kinds) == 1 for kinds in known.values()), known
+    assert {kind for kinds in known.values() for kind in kinds} == IN_TEXT.keys()
+
+
+def test_sections_of_the_extended_tests_that_pages_name_exist() -> None:
+    script = (ROOT / ".ci" / "extended").read_text(encoding="utf-8")
+    for page in PAGES:
+        for span in code_spans(page):
+            if section := re.fullmatch(r"\.ci/extended (\w+)", span):
+                assert f"\n{section[1]}() {{" in script, f"{page}: `{span}`"
 
 
 def test_the_tests_that_the_page_names_exist() -> None:
