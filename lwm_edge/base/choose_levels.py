@@ -32,11 +32,11 @@ MAX_INPUTS = 2048  # of a head whose grid the photos choose; the inputs' covaria
 MAX_VALUES = 8192  # of levels whose grid the vendor chose; the values' covariance takes 256 MiB
 GRIDS = (1, 2, 3)
 FEW_CHANNELS = 256
-"""Number of the last maps' channels up to which the head also reads the middle block of each map size.
+"""If the last maps have at most this many channels, the head also reads the middle block of each map size.
 
-The photos cannot decide on this: middle blocks tell new classes apart better than those that the network has
-learnt. On CIFAR-100, with 64 channels, these blocks gained several points; for EfficientNet-Lite0, with 1280,
-they gained nothing (benchmarks/README.md, "What the head reads"). Sizes in between were not tried.
+The photos cannot decide on this: middle blocks help with new classes, but hardly with those that the network
+has learnt. On CIFAR-100, in a network with 64 channels, they gained several points (benchmarks/README.md,
+"What the head reads"). In EfficientNet-Lite0, with 1280, they gained nothing; sizes between were not tried.
 """
 
 

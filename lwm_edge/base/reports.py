@@ -14,7 +14,7 @@ class TriedLevels(Report):
 
     Attributes:
         levels: Levels that were tried.
-        accuracy: Cross-validated accuracy of those blocks alone whose maps are larger than the last ones.
+        accuracy: Cross-validated accuracy of a head that reads only maps larger than the last ones.
     """
 
     levels: Levels

@@ -28,7 +28,7 @@ def photos_are_unlike(parent: Bundle, approach: Approach, features: Features) ->
     Args:
         parent: Bundle of the model before the increment.
         approach: Approach of the increment.
-        features: Values that the teacher's head reads for the photos to learn from [M, d].
+        features: Inputs of the teacher's head for the photos to learn from [M, d].
     """
     if approach.recipe.head != "solved" or not may_show_drift(*features.shape):
         return None

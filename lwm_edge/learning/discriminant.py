@@ -94,8 +94,8 @@ class Discriminant:
         self._means, self._counts, self._photos_and_prior = means, counts, photos + d
         self.features = np.empty((0, d)) if features is None else features
         self.labels = np.empty(0, np.int64) if labels is None else labels
-        # If at most d photos can be left out, `without` updates the solution below; if more can, it solves
-        # the changed system anew.
+        # If at most d photos can be left out, `without` updates the solution computed here; otherwise, it
+        # solves the changed system from scratch.
         updates = len(self.features) <= d
         probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, d))
         wanted = [means, probes @ covariance, *([self.features] if updates else [])]
@@ -129,8 +129,8 @@ class Discriminant:
         Take a class of n photos whose mean is c, and leave out m photos x whose mean is y. The scatter of the
         class is then smaller by the sum of (x - c)(x - c)' plus m^2 / (n - m) (y - c)(y - c)', where ' means
         the transpose. So C, before its divisor changes, is smaller by Z' R Z, where the rows of Z are x - c
-        and R is computed below. Its inverse follows from the formula of Sherman, Morrison and Woodbury
-        (1950).
+        and R is computed below. The inverse of this smaller C follows from the formula of Sherman, Morrison
+        and Woodbury (1950).
 
         Args:
             left_out: Mask of the photos to leave out [M].

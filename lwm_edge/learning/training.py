@@ -111,7 +111,7 @@ def train_increment(
         for name, value in (("the loss", loss), ("the norm of the gradients", norm)):
             if not math.isfinite(value):
                 raise diverged(f"{name} became {value} at step {batch.step + 1}", config, recipe)
-        # BatchNorm is frozen, so nothing else limits the length of a step.
+        # Cut long gradients: with BatchNorm frozen, nothing else limits the length of a step.
         optimizer.update(rates, config.momentum, scale=max_norm / max(norm, max_norm))
 
         loss_sums += len(batch.labels) * batch_losses

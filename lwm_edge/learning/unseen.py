@@ -26,11 +26,11 @@ class Unseen(NamedTuple):
 
 
 def judge_unseen(solved: Discriminant, capacity: int, report: Callable[[], None] = report_nothing) -> Unseen:
-    """Judges each photo with a head and a score that are solved without it, in five folds within each class.
+    """Judges each photo with a head and a score that are solved without it, in five folds of each class.
 
     Args:
         solved: Discriminant that can leave out each of the photos to judge.
-        capacity: Number of rows in those tensors of the score that have one row per class.
+        capacity: Maximum number of classes, for which the score's tensors have rows.
         report: Function that is called before each of up to `FOLDS` heads is solved.
     """
     photos, classes = solved.features, len(solved.rows)

@@ -21,8 +21,8 @@ from .ledger import Ledger
 from .terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 
 SCHEMA_VERSION = 2
-BASE = "base"
 MAX_LEVEL_BLOCKS = 64
+BASE = "base"
 """Recipe of a model that no increment has changed."""
 
 _FIXED_BYTES = 24 * 1024

@@ -108,11 +108,11 @@ def refuse_one_level_too_high(listing: Listing, may_be_named: bool) -> None:
     if not photos or any(path.parent == only.path for path in photos):
         return
     names = shortened(sub_folders(only, photos), NAMED)
-    otherwise = "put its photos directly into its folder"
+    otherwise = f"put their photos directly into {only.path}"
     if may_be_named:
         otherwise = f"pass {only.path} with --name {shlex.quote(only.class_name)}"
     raise PhotosError(
         f"{listing.root} seems to be one level too high: its only folder, {printable_text(only.name)}, "
         f"contains folders of photos ({', '.join(names)}) but no photos of its own; give {only.path}, or, if "
-        f"all of them show one class, {otherwise}"
+        f"all these folders show one class, {otherwise}"
     )

@@ -66,7 +66,7 @@ class Reply(NamedTuple):
         resident_bytes: Resident memory of this process; 0 if the system does not say.
         peak_bytes: Highest resident memory while the photo was decoded; 0 if the system does not say.
         problem: What is wrong with the photo; empty if nothing is.
-        decoder_says: Error of a decoder that may also lack memory; empty if there is none.
+        decoder_says: Error of a decoder, which may mean damage or too little memory; empty if there is none.
         out_of_memory: Whether there was too little memory.
     """
 

@@ -47,7 +47,7 @@ SYSTEM_ATTRIBUTES = {  # from linux/xattr.h, apparmor(7) and the kernel's docume
 
 
 def attributes(path: Path) -> Iterator[str]:
-    """Yields the names of extended attributes, which can hold anything and count towards no file's length."""
+    """Yields the names of extended attributes, which can hold anything, but are not in the file's length."""
     if hasattr(os, "listxattr"):
         with suppress(OSError):  # the file system has no extended attributes
             yield from os.listxattr(path, follow_symlinks=False)

@@ -89,7 +89,7 @@ def test_names_can_be_swapped_and_change_case(home: Home) -> None:
         ("Hat", "Cap", "knows no class 'Hat'; it knows: Coat, Dress"),
         ("C\u043eat", "Cap", r"no class 'C.u043eat', only 'Coat', which looks just like it"),
         ("Coat", "Coat", "that class is already called Coat"),
-        ("Coat", "dress", "already knows a class Dress; to make one class of both, pass --merge"),
+        ("Coat", "dress", "already knows a class Dress; to merge the two, pass --merge"),
         ("Coat", "Dre\u0455s", "looks just like Dress"),
         ("Coat", "a/b", "looks like a path"),
         ("Coat", "", "is empty"),

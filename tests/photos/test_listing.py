@@ -180,8 +180,8 @@ def test_a_folder_one_level_too_high_is_refused_for_new_classes(tmp_path: Path) 
         Read(tmp_path, is_new=True)
     assert caught.value.message == (
         f"{tmp_path} seems to be one level too high: its only folder, export, contains folders of photos "
-        f"(Ankle boot, Bag) but no photos of its own; give {export}, or, if all of them show one class, pass "
-        f"{export} with --name export"
+        f"(Ankle boot, Bag) but no photos of its own; give {export}, or, if all these folders show "
+        f"one class, pass {export} with --name export"
     )
     assert Read(export, is_new=True).counts == {"Ankle boot": 3, "Bag": 3}
     assert Read(export, "export", is_new=True).counts == {"export": 6}
