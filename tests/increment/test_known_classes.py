@@ -216,7 +216,7 @@ def test_a_removal_says_what_earlier_training_may_have_left_of_the_class(
     add_classes(home, make_photos("Shirt", "Sneaker", folder="more"), LDA, isolate=False)
     for name in ("Bag", "Shirt"):
         assert (
-            "to see in it, if an earlier increment trained the network"
+            "what the network learnt about the class, if an earlier increment trained"
             in remove_class(home, name).remains[-1]
         )
     shown = remove_class(home, "Coat", shipped=True).remains[-1]
