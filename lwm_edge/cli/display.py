@@ -155,8 +155,10 @@ def _statistics(report: StatisticsReport) -> str:
 
 
 def _levels(report: LevelsReport) -> str:
-    tried = ", ".join(f"{_blocks(trial.levels)} {percent(trial.accuracy)}" for trial in report.tried)
-    why = f" (accuracy of earlier blocks with larger maps alone: {tried})" if tried else ""
+    tried = ", ".join(
+        f"{trial.levels.grid}x{trial.levels.grid} {percent(trial.accuracy)}" for trial in report.tried
+    )
+    why = f" (accuracy with the larger maps of these blocks alone: {tried})" if tried else ""
     return f"reads {report.inputs} values: {_reads(report.levels)}{why}"
 
 
