@@ -159,10 +159,15 @@ class Discriminant:
 
 
 def shrink(covariance: Features, photos: float) -> Features:
-    """Moves a covariance towards a multiple of the identity; the fewer photos it comes from, the further.
+    """Moves a covariance towards a diagonal one; the fewer photos it comes from, the further.
 
-    The result is as if d more photos (as many as there are features) had been seen, spread equally in every
-    direction. It is the mean of the posterior under an inverse Wishart prior of that strength.
+    The result is as if d more photos (as many as there are features) had been seen, whose features do not
+    depend on each other. It is the mean of the posterior under an inverse Wishart prior of that strength.
+
+    With many photos, these d photos have the same variance in every direction, as is usual. With few, each
+    feature keeps its own variance. Otherwise features that vary widely, such as those of earlier blocks,
+    would drown the others: a head that reads them on a finer grid would then be worse than one that does not
+    (benchmarks/README.md, "What the head reads").
 
     Args:
         covariance: Covariance S [d, d].
@@ -198,8 +203,10 @@ def solve_shrunk(covariance: Features, photos: float, rows: Features) -> Feature
         covariance[at] = diagonal
 
 
-def _shrinkage(covariance: Features, photos: float) -> tuple[float, float]:
-    """Returns the share of a covariance that is kept, and the multiple of the identity that is added."""
+def _shrinkage(covariance: Features, photos: float) -> tuple[float, Features]:
+    """Returns the share of a covariance that is kept, and what is added to its diagonal [d]."""
     d = len(covariance)
-    spread = max(float(np.trace(covariance)) / d, 1e-12)
-    return photos / (photos + d), d * spread / (photos + d)
+    share = photos / (photos + d)
+    variances = covariance.diagonal().clip(1e-12)
+    prior = share * variances.mean() + (1 - share) * variances
+    return share, (1 - share) * prior

@@ -84,7 +84,8 @@ def test_a_covariance_of_few_photos_is_shrunk_more(photos: int) -> None:
     covariance = np.diag([4.0, 1.0, 1.0])
     shrunk = shrink(covariance, photos)
     assert np.trace(shrunk) == pytest.approx(6)
-    assert shrunk[0, 0] == pytest.approx((photos * 4 + 3 * 2) / (photos + 3))
+    share = photos / (photos + 3)
+    assert shrunk[0, 0] == pytest.approx(share * 4 + (1 - share) * (share * 2 + (1 - share) * 4))
 
 
 @pytest.mark.parametrize("photos", [0.0, 1.0, 300.0])
@@ -100,10 +101,10 @@ def test_the_shrunk_matrix_is_multiplied_and_solved_without_being_made(photos: f
 
 
 def test_a_covariance_that_cannot_be_solved_stays_unchanged() -> None:
-    covariance = np.diag([2.0, -1.0])  # shrunk as if two more photos had been seen, its last row is zero
+    covariance = np.array([[2.0, 4], [4, 2]])  # its rows are equal once it is shrunk
     before = covariance.copy()
     with pytest.raises(np.linalg.LinAlgError):
-        solve_shrunk(covariance, 1.0, np.ones((1, 2)))
+        solve_shrunk(covariance, 2.0, np.ones((1, 2)))
     assert np.array_equal(covariance, before)
 
 

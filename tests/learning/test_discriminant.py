@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lwm_edge.learning.class_statistics import ClassStatistics
-from lwm_edge.learning.discriminant import Discriminant, Features, Labels
+from lwm_edge.learning.discriminant import Discriminant, Features, Labels, shrink
 from lwm_edge.learning.unseen import judge_unseen
 
 D, KNOWN, NEW, EACH = 40, 4, 3, 12
@@ -36,17 +36,20 @@ def test_leaving_photos_out_equals_solving_without_them(photos: int, left_out: s
     solved = of_all.discriminant(KNOWN + NEW, features, labels)
     found = solved.without(out).head.logits(features[out])
     without = known.with_photos(features[~out], labels[~out])
-    ridge = float(np.trace(of_all.covariance))
+    ridge = (of_all.photos + D) * (shrink(of_all.covariance, of_all.photos)).diagonal()
+    ridge -= of_all.photos * of_all.covariance.diagonal()
     np.testing.assert_allclose(found, expected(without, solved, ridge, features[out]), rtol=1e-9, atol=1e-9)
     assert (found.argmax(1) == without.solve_head(KNOWN + NEW).logits(features[out]).argmax(1)).mean() > 0.95
 
 
-def expected(statistics: ClassStatistics, of_all: Discriminant, ridge: float, photos: Features) -> Features:
+def expected(
+    statistics: ClassStatistics, of_all: Discriminant, ridge: Features, photos: Features
+) -> Features:
     """Solves the head from its definition, with the shrinkage, trace and temperature of all photos."""
     classes, scatter = KNOWN + NEW, statistics.photos * statistics.covariance
     means, counts = statistics.means[:classes], statistics.counts[:classes]
     centre = means.mean(0)
-    weight = (statistics.photos + D) * np.linalg.solve(scatter + ridge * np.eye(D), (means - centre).T).T
+    weight = (statistics.photos + D) * np.linalg.solve(scatter + np.diag(ridge), (means - centre).T).T
     lost = of_all.trace / (2 * counts)
     bias = lost - lost.mean() - np.einsum("cd,cd->c", weight, (means + centre) / 2)
     logits: Features = of_all.scale * (photos @ weight.T + bias)
@@ -82,3 +85,25 @@ def test_learnt_photos_are_recognised_more_often_than_photos_left_out() -> None:
     solved = ClassStatistics.empty(3, D).with_photos(noise, labels).discriminant(3, noise, labels)
     assert (solved.head.logits(noise).argmax(1) == labels).mean() > 0.7
     assert (judge_unseen(solved, 3).logits.argmax(1) == labels).mean() < 0.55
+
+
+def test_features_that_vary_widely_do_not_drown_the_others() -> None:
+    """Early blocks give such features; with few photos, a head that reads them must not be worse."""
+    generator = np.random.default_rng(3)
+    classes, few, telling, idle = 10, 5, 100, 200
+    centres = generator.normal(size=(classes, telling))
+
+    def photos(each: int) -> tuple[Features, Labels]:
+        labels = np.repeat(np.arange(classes), each)
+        told = centres[labels] + generator.normal(size=(len(labels), telling))
+        return np.concatenate([told, 4 * generator.normal(size=(len(labels), idle))], 1), labels
+
+    (features, labels), (others, truth) = photos(few), photos(100)
+
+    def accuracy(read: int) -> float:
+        known = ClassStatistics.empty(classes, read)
+        known.learn(features[:, :read], labels)
+        return float((known.solve_head(classes).logits(others[:, :read]).argmax(1) == truth).mean())
+
+    assert accuracy(telling) > 0.9
+    assert accuracy(telling + idle) > 0.9
