@@ -45,6 +45,7 @@ def main(
     step_classes: int = 10,
     until: Annotated[int | None, typer.Option(help="Number of classes to stop at.")] = None,
     new_photos: Annotated[int | None, typer.Option(help="Photos per new class, if not all.")] = None,
+    base_photos: Annotated[int | None, typer.Option(help="Photos per base class, if not all.")] = None,
     held_out: Annotated[
         int | None, typer.Option(help="Training photos of each class to test on, instead of the test photos.")
     ] = None,
@@ -60,7 +61,13 @@ def main(
 ) -> None:
     """Makes the runs that are missing from RESULTS.json."""
     options = {k: v for k, v in locals().items() if k not in ("data", "results", "method", "seed")}
-    later_options = {"grid": None, "rotations": False, "base_precision": "auto", "held_out": None}
+    later_options = {
+        "grid": None,
+        "rotations": False,
+        "base_precision": "auto",
+        "held_out": None,
+        "base_photos": None,
+    }
     for later, default in later_options.items():
         if options[later] == default:
             del options[later]  # results that are older than an option do not have it
@@ -84,7 +91,8 @@ def main(
     }
     for order in seed:
         work = results.with_suffix("") / str(order)
-        split = Split(data, work, order, base_classes, step_classes, until, new_photos, held_out or 0)
+        steps = order, base_classes, step_classes, until
+        split = Split(data, work, *steps, new_photos, held_out or 0, base_photos)
         base = work / "base.lwm"
         if not base.exists():
             lwm_edge.build_base(split.train(0), base, base_config(**base_settings, seed=order))

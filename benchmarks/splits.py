@@ -23,6 +23,7 @@ class Split:
         photos: Number of training photos per new class; None takes all.
         held_out: Number of training photos of each class that are tested on instead of learnt from, so
             that the test photos are never read. If it is 0, the test photos are used.
+        base_photos: Number of training photos per base class; None takes all.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class Split:
         until: int | None,
         photos: int | None,
         held_out: int = 0,
+        base_photos: int | None = None,
     ) -> None:
         names = sorted(path.name for path in (data / "train").iterdir())
         order = [names[i] for i in np.random.RandomState(seed).permutation(len(names))][:until]
         self.groups = [order[:base], *(order[i : i + step] for i in range(base, len(order), step))]
-        self.data, self.work, self.photos, self.held_out = data, work, photos, held_out
+        self.data, self.work, self.held_out = data, work, held_out
+        self.base_photos, self.photos = base_photos, photos
 
     def seen(self, group: int) -> list[str]:
         """Lists the classes up to a step, in their order."""
@@ -47,7 +50,8 @@ class Split:
 
     def train(self, group: int) -> Path:
         """Collects the training photos of one step's classes."""
-        end = self.held_out + self.photos if group and self.photos is not None else None
+        photos = self.photos if group else self.base_photos
+        end = self.held_out + photos if photos is not None else None
         return self.folder(f"train{group}", "train", self.groups[group], slice(self.held_out, end))
 
     def all_train(self) -> Path:

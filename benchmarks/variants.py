@@ -1,4 +1,4 @@
-"""Changes the paper's loop, in this process alone, in ways that the package does not offer.
+"""Changes the loop and the solved head, in this process alone, in ways that the package does not offer.
 
 The sweep finds out which of these changes would be worth offering.
 """
@@ -11,16 +11,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lwm_edge.learning import batches, losses, optimizer, step, training
+from lwm_edge.learning import batches, discriminant, losses, optimizer, step, training
 from lwm_edge.learning.attention import attention_map, grad_cam
 from lwm_edge.learning.batches import Batch
 from lwm_edge.learning.config import IncrementConfig, Recipe
+from lwm_edge.learning.discriminant import Features
 from lwm_edge.model.network import Network
 from lwm_edge.model.precision import autocast
 from lwm_edge.photos.photo_set import PhotoSet
@@ -30,7 +32,7 @@ _SEVERAL = 3
 
 
 class Variant(Settings):
-    """Says how the loop differs from the package's; with the defaults, they are the same."""
+    """Says how learning differs from the package's; with the defaults, they are the same."""
 
     schedule: Literal["constant", "cosine"] = "constant"
     """Schedule of both learning rates: constant, or falling to 0 along half a cosine."""
@@ -53,12 +55,19 @@ class Variant(Settings):
     """Base class for which maps are compared: the student's best, the teacher's best, or the student's best
     three.
     """
+    prior: Literal["own", "equal"] = "own"
+    """Variance that the imagined photos have in `discriminant.shrink`: mixed with each value's own, or equal.
+
+    It applies to heads that increments solve, not to the one that the base ships with.
+    """
 
 
 @contextmanager
 def applied(variant: Variant) -> Iterator[None]:
     """Makes increments in this process train as the variant says."""
     with ExitStack() as stack:
+        if variant.prior == "equal":
+            stack.enter_context(patch.object(discriminant, "_shrinkage", _equal_shrinkage))
         if variant != Variant():
             loop = _Loop(variant)
             stack.enter_context(
@@ -71,6 +80,13 @@ def applied(variant: Variant) -> Iterator[None]:
             )
             stack.enter_context(patch.multiple(step, _accumulate=loop.accumulate, lwm_losses=loop.losses))
         yield
+
+
+def _equal_shrinkage(covariance: Features, photos: float) -> tuple[float, Features]:
+    """Moves a covariance towards a multiple of the identity, however few photos it comes from."""
+    d = len(covariance)
+    share = photos / (photos + d)
+    return share, np.full(d, (1 - share) * max(covariance.diagonal().mean(), 1e-12))
 
 
 class _Loop:

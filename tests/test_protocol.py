@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import lwm_edge
 from lwm_edge.demo import BASE_CLASSES, INCREMENTS
 from lwm_edge.errors import ConfigError
+from lwm_edge.learning import discriminant
 from lwm_edge.learning.batches import Pace
 from lwm_edge.learning.config import RECIPES, IncrementConfig
 from lwm_edge.learning.training import train_increment
@@ -103,6 +105,20 @@ def test_steps_with_other_settings_are_not_continued(kept_steps: Callable[..., A
     assert kept_steps(path, {"epochs": 10}).steps == []
     again.forget()
     assert kept_steps(path, {"epochs": 5}).steps == []
+
+
+def test_photos_of_base_classes_and_of_new_ones_can_be_limited(data: Path, tmp_path: Path) -> None:
+    split = importlib.import_module("splits").Split(data, tmp_path, 0, 6, 2, None, 8, base_photos=5)
+    counts = [{len(list(folder.iterdir())) for folder in split.train(group).iterdir()} for group in (0, 1, 2)]
+    assert counts == [{5}, {8}, {8}]
+
+
+def test_a_variant_spreads_the_imagined_photos_equally() -> None:
+    variants, covariance = importlib.import_module("variants"), np.diag([4.0, 1.0, 1.0])
+    with variants.applied(variants.Variant(prior="equal")):
+        equal = discriminant.shrink(covariance, 1)
+    np.testing.assert_allclose(equal, covariance / 4 + 1.5 * np.eye(3))
+    assert discriminant.shrink(covariance, 1)[0, 0] > equal[0, 0]
 
 
 def test_a_run_that_two_commits_made_names_both(kept_steps: Callable[..., Any], tmp_path: Path) -> None:
