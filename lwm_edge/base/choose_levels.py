@@ -2,19 +2,21 @@
 
 The last layers have learnt these photos' classes. A head that reads the last maps is therefore accurate with
 any grid, and does not show which one suits new classes. So the blocks whose maps are larger than the last
-ones are judged alone: the chosen grid is the one on which their values best tell the vendor's classes apart.
-Usually it is a single cell if objects can be anywhere in the picture, and a finer one if all pictures are
-framed alike.
+ones are judged alone: the chosen grid is the one on which their values best tell the vendor's classes apart,
+or a coarser one if that is not clearly worse. Usually it is a single cell if objects can be anywhere in the
+picture, and a finer one if all pictures are framed alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from math import sqrt
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..learning.class_statistics import ClassStatistics
@@ -113,7 +115,7 @@ def choose_levels(
     ranks: Ranks = Ranks(),  # noqa: B008 - it never changes
     on_progress: ProgressCallback = ignore_progress,
 ) -> LevelsReport:
-    """Chooses the levels whose grid suits the photos best, and makes the network's head read them.
+    """Chooses the levels whose grid suits the photos, and makes the network's head read them.
 
     If there are more photos than `PHOTOS_AT_ONCE`, only an evenly spaced selection of them is used.
 
@@ -125,6 +127,7 @@ def choose_levels(
         on_progress: Function that is called before each photo, and before each head is solved.
     """
     tried: list[TriedLevels] = []
+    recognised: list[NDArray[np.bool_]] = []
     report = StepReporter("evaluate", FOLDS * len(candidates), on_progress)
     every = -(-len(photos.photos) // PHOTOS_AT_ONCE)  # photos are sorted by class
     selection = replace(photos, photos=photos.photos[:: max(1, every)])
@@ -134,10 +137,9 @@ def choose_levels(
         trial.read_levels(levels)
         seen = observe_all(trial, selection, ranks, on_progress)
         values = seen.head_inputs[:, : _values_of_larger_maps(network, levels)]
-        accuracy = ranks.by_first(partial(_accuracy, values, labels, report))
-        tried.append(TriedLevels(levels=levels, accuracy=accuracy))
-    # If several grids are equally good, this chooses the first one, which is the coarsest.
-    chosen = max(tried, key=lambda trial: trial.accuracy).levels if tried else next(iter(candidates), None)
+        recognised.append(ranks.by_first(partial(_recognised, values, labels, report)))
+        tried.append(TriedLevels(levels=levels, accuracy=float(recognised[-1].mean())))
+    chosen = candidates[coarsest_good(recognised) if tried else 0] if candidates else None
     if chosen:
         network.read_levels(chosen)
     return LevelsReport(levels=chosen, inputs=network.head.in_features, tried=tuple(tried))
@@ -150,9 +152,32 @@ def _values_of_larger_maps(network: Network, levels: Levels) -> int:
     return levels.grid**2 * sum(channels)
 
 
-def _accuracy(values: Features, labels: Labels, report: Callable[[], None]) -> float:
-    """Computes the cross-validated accuracy of a head that reads only the levels' values [M, values]."""
+def coarsest_good(recognised: Sequence[NDArray[np.bool_]]) -> int:
+    """Returns the index of the first grid that is not clearly worse than the best one.
+
+    A grid is clearly worse if the difference is larger than its standard error, which is the square root of
+    the number of photos that only one of the two grids recognises. This is the one-standard-error rule of
+    Breiman et al. 1984 ("Classification and Regression Trees").
+
+    Args:
+        recognised: Photos that each grid recognises [M], coarse grids first.
+    """
+    best = max(recognised, key=np.sum)
+
+    def is_clearly_worse(other: NDArray[np.bool_]) -> bool:
+        only_best, only_other = int(np.sum(best & ~other)), int(np.sum(other & ~best))
+        return only_best - only_other > sqrt(only_best + only_other)
+
+    return next(index for index, other in enumerate(recognised) if not is_clearly_worse(other))
+
+
+def _recognised(values: Features, labels: Labels, report: Callable[[], None]) -> NDArray[np.bool_]:
+    """Tells which photos are recognised by a head that reads only the levels' values [M, values].
+
+    Each photo is left out when the head that judges it is solved.
+    """
     statistics = ClassStatistics.empty(classes := int(labels.max()) + 1, values.shape[1])
     statistics.learn(values, labels)
     logits = judge_unseen(statistics.discriminant(classes, values, labels), classes, report).logits
-    return float((logits.argmax(1) == labels).mean())
+    is_right: NDArray[np.bool_] = logits.argmax(1) == labels
+    return is_right

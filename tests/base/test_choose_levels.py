@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -7,6 +8,7 @@ from lwm_edge.base.choose_levels import (
     GRIDS,
     MAX_INPUTS,
     choose_levels,
+    coarsest_good,
     find_levels,
     map_shapes,
     possible_levels,
@@ -28,7 +30,17 @@ def _without_levels() -> Network:
     return network
 
 
-def test_the_grid_that_tells_the_classes_apart_best_is_chosen() -> None:
+def test_a_finer_grid_must_be_clearly_better() -> None:
+    coarse, fine = np.arange(100) >= 10, np.arange(100) >= 9  # one photo more
+    assert coarsest_good([coarse, fine]) == 0
+    assert coarsest_good([coarse, np.arange(100) >= 5]) == 1  # five more, and no photo less
+    traded = (np.arange(100) >= 5) & (np.arange(100) < 98)  # five more, two less
+    assert coarsest_good([coarse, traded]) == 1
+    assert coarsest_good([coarse, traded & (np.arange(100) < 97)]) == 0  # five more, three less
+    assert coarsest_good([coarse, fine, fine]) == 0 and coarsest_good([fine, coarse]) == 0
+
+
+def test_the_coarsest_grid_that_is_not_clearly_worse_is_chosen() -> None:
     network = _without_levels()
     report = choose_levels(network, photo_set("base", count=40), possible_levels(network, None))
     blocks = (
@@ -43,7 +55,8 @@ def test_the_grid_that_tells_the_classes_apart_best_is_chosen() -> None:
     ]
     assert all(0.5 < trial.accuracy <= 1 for trial in report.tried)
     best = max(report.tried, key=lambda trial: trial.accuracy)
-    assert network.levels == report.levels == best.levels
+    assert 0 < best.accuracy - report.tried[0].accuracy < 0.01  # one photo of 120
+    assert network.levels == report.levels == report.tried[0].levels
     assert report.inputs == network.head.in_features == 64 + network.levels.values
 
 
