@@ -164,10 +164,10 @@ def shrink(covariance: Features, photos: float) -> Features:
     The result is as if d more photos (as many as there are features) had been seen, whose features do not
     depend on each other. It is the mean of the posterior under an inverse Wishart prior of that strength.
 
-    With many photos, these d photos have the same variance in every direction, as is usual. With few, each
-    feature keeps its own variance. Otherwise features that vary widely, such as those of earlier blocks,
-    would drown the others: a head that reads them on a finer grid would then be worse than one that does not
-    (benchmarks/README.md, "What the head reads").
+    If n is d or more, these photos have the same variance in every direction, as is usual. The fewer there
+    are, the more each feature keeps its own variance. Otherwise features that vary widely, such as those of
+    earlier blocks, would drown the others: with few photos, a head that reads them would be worse than one
+    that does not (benchmarks/README.md, "What the head reads").
 
     Args:
         covariance: Covariance S [d, d].
@@ -206,7 +206,8 @@ def solve_shrunk(covariance: Features, photos: float, rows: Features) -> Feature
 def _shrinkage(covariance: Features, photos: float) -> tuple[float, Features]:
     """Returns the share of a covariance that is kept, and what is added to its diagonal [d]."""
     d = len(covariance)
-    share = photos / (photos + d)
     variances = covariance.diagonal().clip(1e-12)
-    prior = share * variances.mean() + (1 - share) * variances
+    equal = min(photos / d, 1.0)
+    prior = equal * variances.mean() + (1 - equal) * variances
+    share = photos / (photos + d)
     return share, (1 - share) * prior

@@ -23,7 +23,6 @@ from lwm_edge.home.home import Home
 from lwm_edge.increment.calibrate import _warnings
 from lwm_edge.increment.judgement import warn_about_unknown
 from lwm_edge.learning.class_statistics import ClassStatistics
-from lwm_edge.learning.discriminant import shrink
 from lwm_edge.learning.unknown import score_tensors
 from lwm_edge.learning.unseen import judge_unseen
 from lwm_edge.model import unknown
@@ -42,7 +41,9 @@ def test_the_score_is_the_distance_from_all_classes_together_less_that_from_the_
     features = generator.normal(size=(120, 20)) + 3 * generator.normal(size=(4, 20))[labels]
     statistics.learn(features, labels)
     tensors, photos = score_tensors(statistics, 4), generator.normal(size=(50, 20))
-    within, means = shrink(statistics.covariance, 120), statistics.means[:4]
+    d, means = 20, statistics.means[:4]
+    within = statistics.covariance * 120 + d * np.trace(statistics.covariance) / d * np.eye(d)
+    within /= 120 + d
     centred = means - means.mean(0)
     everything = np.linalg.inv(within + centred.T @ centred / 4)
     apart = photos - means.mean(0)

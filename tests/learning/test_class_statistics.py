@@ -84,8 +84,8 @@ def test_a_covariance_of_few_photos_is_shrunk_more(photos: int) -> None:
     covariance = np.diag([4.0, 1.0, 1.0])
     shrunk = shrink(covariance, photos)
     assert np.trace(shrunk) == pytest.approx(6)
-    share = photos / (photos + 3)
-    assert shrunk[0, 0] == pytest.approx(share * 4 + (1 - share) * (share * 2 + (1 - share) * 4))
+    equal = min(photos / 3, 1)  # of the three photos' variance, this part is the same in every direction
+    assert shrunk[0, 0] == pytest.approx((photos * 4 + 3 * (equal * 2 + (1 - equal) * 4)) / (photos + 3))
 
 
 @pytest.mark.parametrize("photos", [0.0, 1.0, 300.0])
