@@ -51,7 +51,8 @@ def measured_copy(base: Bundle, learnt: Path, unseen: Path, path: Path) -> Path:
     """Writes a copy of a base as if `build-base` had held back the unseen photos."""
     network, names = load_network(base), base.manifest.class_names
     (of_learnt, labels), (of_unseen, unseen_labels) = seen(base, learnt), seen(base, unseen)
-    empty = ClassStatistics.empty(base.manifest.capacity, network.head.in_features)
+    inputs = network.head.in_features
+    empty = ClassStatistics.empty(base.manifest.capacity, inputs, network.level_values)
     settled = settle(
         empty.with_photos(of_learnt.head_inputs, labels),
         of_unseen,

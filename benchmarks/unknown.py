@@ -147,7 +147,7 @@ class Scores:
     def __init__(self, statistics: ClassStatistics, classes: int, levels: list[slice]) -> None:
         self._head = statistics.solve_head(classes)
         self._means = statistics.means[:classes]
-        covariance = shrink(statistics.covariance, statistics.photos)
+        covariance = shrink(statistics.covariance, statistics.photos, statistics.level_values)
         self._by_level = [
             (part, np.linalg.inv(shrink(statistics.covariance[part, part].copy(), statistics.photos)))
             for part in levels
@@ -226,7 +226,7 @@ def simulate_device(
     """Learns the added classes step by step, and measures the thresholds that the package would set."""
     names, capacity = [*split.first, *split.added], len(split.first) + len(split.added)
     given, kept_back = halves(test, split.first, seed)
-    statistics = ClassStatistics.empty(capacity, next(iter(train.values())).shape[1])
+    statistics = ClassStatistics.empty(capacity, data.head.weight.shape[1], data.levels[-1].start)
     statistics.learn(*together(train, split.first))
     x, y = together(given, split.first)
     statistics.learn_more(x, y)
@@ -282,7 +282,7 @@ def scores_of_split(data: Data, split: Split, seed: int) -> dict[str, dict[str, 
     found: dict[str, dict[str, Any]] = {}
     thresholds: dict[str, float] = {}
     for size in sizes:
-        statistics = ClassStatistics.empty(len(names), x.shape[1])
+        statistics = ClassStatistics.empty(len(names), x.shape[1], data.levels[-1].start)
         statistics.learn(x[y < size], y[y < size])
         scores = Scores(statistics, size, data.levels)
         first = scores.of(together(kept_back, split.first)[0])
@@ -319,7 +319,7 @@ def base_alone(data: Data) -> dict[str, float]:
     known = np.concatenate([data.test[name] for name in data.shipped if name in data.test])
     unknown = np.concatenate([photos for name, photos in data.test.items() if name not in data.shipped])
     names = [name for name in data.shipped if name in data.train]
-    statistics = ClassStatistics.empty(len(names), known.shape[1])
+    statistics = ClassStatistics.empty(len(names), known.shape[1], data.levels[-1].start)
     statistics.learn(*together(data.train, names))
     heads = {"trained": data.head, "solved": statistics.solve_head(len(names))}
     found = {name: auroc(largest(known, head), largest(unknown, head)) for name, head in heads.items()}

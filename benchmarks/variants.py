@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 from unittest.mock import patch
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -22,7 +21,6 @@ from lwm_edge.learning import batches, discriminant, losses, optimizer, step, tr
 from lwm_edge.learning.attention import attention_map, grad_cam
 from lwm_edge.learning.batches import Batch
 from lwm_edge.learning.config import IncrementConfig, Recipe
-from lwm_edge.learning.discriminant import Features
 from lwm_edge.model.network import Network
 from lwm_edge.model.precision import autocast
 from lwm_edge.photos.photo_set import PhotoSet
@@ -56,7 +54,7 @@ class Variant(Settings):
     three.
     """
     prior: Literal["own", "equal"] = "own"
-    """Variance that the imagined photos have in `discriminant.shrink`: mixed with each value's own, or equal.
+    """Variance of the imagined photos in `discriminant.shrink`: each group's own if photos are few, or equal.
 
     It applies to heads that increments solve, not to the one that the base ships with.
     """
@@ -67,7 +65,8 @@ def applied(variant: Variant) -> Iterator[None]:
     """Makes increments in this process train as the variant says."""
     with ExitStack() as stack:
         if variant.prior == "equal":
-            stack.enter_context(patch.object(discriminant, "_shrinkage", _equal_shrinkage))
+            mixed = discriminant._shrinkage
+            stack.enter_context(patch.object(discriminant, "_shrinkage", lambda *given: mixed(*given[:2], 0)))
         if variant != Variant():
             loop = _Loop(variant)
             stack.enter_context(
@@ -80,13 +79,6 @@ def applied(variant: Variant) -> Iterator[None]:
             )
             stack.enter_context(patch.multiple(step, _accumulate=loop.accumulate, lwm_losses=loop.losses))
         yield
-
-
-def _equal_shrinkage(covariance: Features, photos: float) -> tuple[float, Features]:
-    """Moves a covariance towards a multiple of the identity, however few photos it comes from."""
-    d = len(covariance)
-    share = photos / (photos + d)
-    return share, np.full(d, (1 - share) * max(covariance.diagonal().mean(), 1e-12))
 
 
 class _Loop:

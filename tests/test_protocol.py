@@ -116,9 +116,9 @@ def test_photos_of_base_classes_and_of_new_ones_can_be_limited(data: Path, tmp_p
 def test_a_variant_spreads_the_imagined_photos_equally() -> None:
     variants, covariance = importlib.import_module("variants"), np.diag([4.0, 1.0, 1.0])
     with variants.applied(variants.Variant(prior="equal")):
-        equal = discriminant.shrink(covariance, 1)
+        equal = discriminant.shrink(covariance, 1, 1)
     np.testing.assert_allclose(equal, covariance / 4 + 1.5 * np.eye(3))
-    assert discriminant.shrink(covariance, 1)[0, 0] > equal[0, 0]
+    assert discriminant.shrink(covariance, 1, 1)[0, 0] > equal[0, 0]
 
 
 def test_a_run_that_two_commits_made_names_both(kept_steps: Callable[..., Any], tmp_path: Path) -> None:

@@ -155,9 +155,9 @@ def _values_of_larger_maps(network: Network, levels: Levels) -> int:
 def coarsest_good(recognised: Sequence[NDArray[np.bool_]]) -> int:
     """Returns the index of the first grid that is not clearly worse than the best one.
 
-    A grid is clearly worse if the difference is larger than its standard error, which is the square root of
-    the number of photos that only one of the two grids recognises. This is the one-standard-error rule of
-    Breiman et al. 1984 ("Classification and Regression Trees").
+    A grid is clearly worse if it recognises fewer photos, by more than one and by more than the standard
+    error of the difference. This follows the one-standard-error rule of Breiman et al. 1984
+    ("Classification and Regression Trees").
 
     Args:
         recognised: Photos that each grid recognises [M], coarse grids first.
@@ -165,8 +165,8 @@ def coarsest_good(recognised: Sequence[NDArray[np.bool_]]) -> int:
     best = max(recognised, key=np.sum)
 
     def is_clearly_worse(other: NDArray[np.bool_]) -> bool:
-        only_best, only_other = int(np.sum(best & ~other)), int(np.sum(other & ~best))
-        return only_best - only_other > sqrt(only_best + only_other)
+        more = int(best.sum() - other.sum())
+        return more > max(1.0, sqrt(int(np.sum(best != other)) - more**2 / len(best)))
 
     return next(index for index, other in enumerate(recognised) if not is_clearly_worse(other))
 

@@ -82,7 +82,8 @@ def learn_all(
         epochs: Epochs to augment the photos for; each photo is counted once per epoch. An epoch of None
             leaves the photos as they are.
     """
-    own, empty = ranks.photos(photos), ClassStatistics.empty(capacity, network.head.in_features)
+    own = ranks.photos(photos)
+    empty = ClassStatistics.empty(capacity, network.head.in_features, network.level_values)
     parts, predicted, labelled = empty, [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for piece in chunks(len(own.photos), PHOTOS_AT_ONCE // len(epochs)):
         part = replace(own, photos=own.photos[piece])

@@ -120,7 +120,7 @@ def _merged(model: Bundle, row: int, into: int) -> Edited:
         ConfigError: The head was trained, not computed from the statistics.
     """
     manifest, arrays = model.manifest, model.arrays()
-    statistics = ClassStatistics.from_arrays(arrays)
+    statistics = ClassStatistics.from_bundle(model)
     if not is_solved(arrays[WEIGHT][: len(manifest.class_names)].astype(np.float64), statistics):
         raise ConfigError(
             "the last layer was trained, but merging classes needs one that is computed from the statistics; "
@@ -133,7 +133,8 @@ def _merged(model: Bundle, row: int, into: int) -> Edited:
     arrays = without_row(arrays, row)
     unjudged = manifest.model_copy(update={"judged": without_judged(manifest.judged, into)})
     changed = without_class(unjudged, row)
-    classes, merged = len(changed.class_names), ClassStatistics.from_arrays(arrays)
+    classes = len(changed.class_names)
+    merged = ClassStatistics.from_arrays(arrays, statistics.level_values)
     solved = merged.discriminant(classes)
     arrays[WEIGHT][:classes], arrays[BIAS][:classes] = solved.head
     arrays |= score_tensors(merged, classes, solved.rows)

@@ -36,28 +36,32 @@ class ClassStatistics:
         covariance: Covariance within classes, which all classes share [d, d] float64.
         photos: Number of photos that the covariance was computed from, including photos of removed classes.
         counts: Number of photos of each class [capacity] float64.
+        level_values: Number of features, the first ones, that come from earlier blocks.
     """
 
     means: Features
     covariance: Features
     photos: float
     counts: Features
+    level_values: int = 0
 
     @classmethod
-    def empty(cls, capacity: int, d: int) -> ClassStatistics:
+    def empty(cls, capacity: int, d: int, level_values: int = 0) -> ClassStatistics:
         """Makes statistics that hold no photos yet."""
-        return cls(np.zeros((capacity, d)), np.zeros((d, d)), 0.0, np.zeros(capacity))
+        return cls(np.zeros((capacity, d)), np.zeros((d, d)), 0.0, np.zeros(capacity), level_values)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> ClassStatistics:
         """Reads the statistics of all classes in a bundle."""
-        return cls.from_arrays(bundle.arrays(MEANS, COVARIANCE, PHOTOS, COUNTS))
+        levels = bundle.manifest.levels
+        arrays = bundle.arrays(MEANS, COVARIANCE, PHOTOS, COUNTS)
+        return cls.from_arrays(arrays, levels.values if levels else 0)
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ClassStatistics:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], level_values: int) -> ClassStatistics:
         """Reads the statistics from a bundle's tensors."""
         means, covariance, counts = (arrays[name].astype(np.float64) for name in (MEANS, COVARIANCE, COUNTS))
-        return cls(means, covariance, float(arrays[PHOTOS][0]), counts)
+        return cls(means, covariance, float(arrays[PHOTOS][0]), counts, level_values)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Returns the statistics as a bundle's tensors, float32."""
@@ -70,7 +74,8 @@ class ClassStatistics:
 
     def copy(self) -> ClassStatistics:
         """Makes an independent copy."""
-        return ClassStatistics(self.means.copy(), self.covariance.copy(), self.photos, self.counts.copy())
+        copies = self.means.copy(), self.covariance.copy(), self.photos, self.counts.copy()
+        return ClassStatistics(*copies, self.level_values)
 
     def with_photos(self, features: Features, labels: Labels) -> ClassStatistics:
         """Returns a copy that has learnt from these photos too; see `learn`."""
@@ -125,7 +130,8 @@ class ClassStatistics:
         share = np.divide(other.counts, counts, out=np.zeros_like(counts), where=counts > 0)
         apart = other.means - self.means
         covariance = (self.photos * self.covariance + other.photos * other.covariance) / max(photos, 1.0)
-        both = ClassStatistics(self.means + share[:, None] * apart, covariance, photos, counts)
+        means = self.means + share[:, None] * apart
+        both = ClassStatistics(means, covariance, photos, counts, self.level_values)
         between = np.sqrt(self.counts * share)[:, None] * apart
         if photos:
             both._add_to_scatter(between, 0)
@@ -219,7 +225,8 @@ class ClassStatistics:
             labels: class_index of each of these photos [M].
         """
         means, counts = self.means[:classes], self.counts[:classes]
-        return Discriminant(means, self.covariance, self.photos, counts, features, labels)
+        statistics = means, self.covariance, self.photos, counts
+        return Discriminant(*statistics, features, labels, self.level_values)
 
 
 def _share_right(centres: Features, scatter: Features, first: int = 0) -> Features:

@@ -71,6 +71,7 @@ class Discriminant:
         counts: Number of photos of each class [classes].
         features: Features of those photos that `without` can leave out [M, d].
         labels: class_index of each of those photos [M].
+        level_values: Number of features, the first ones, that come from earlier blocks.
 
     Attributes:
         features: Features of the photos that `without` can leave out [M, d].
@@ -89,6 +90,7 @@ class Discriminant:
         counts: Features,
         features: Features | None = None,
         labels: Labels | None = None,
+        level_values: int = 0,
     ) -> None:
         classes, d = means.shape
         self._means, self._counts, self._photos_and_prior = means, counts, photos + d
@@ -99,9 +101,9 @@ class Discriminant:
         updates = len(self.features) <= d
         probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, d))
         wanted = [means, probes @ covariance, *([self.features] if updates else [])]
-        solved = solve_shrunk(covariance, photos, np.concatenate(wanted))
+        solved = solve_shrunk(covariance, photos, np.concatenate(wanted), level_values)
         self._solved_means, probed, self._solved = np.split(solved, [classes, classes + _PROBES])
-        self._shrunk = None if updates else shrink(covariance, photos)
+        self._shrunk = None if updates else shrink(covariance, photos, level_values)
         # This estimates tr(C^-1 S) by the method of Hutchinson (1989).
         self.trace = float(np.einsum("pd,pd->", probes, probed)) / _PROBES
         self.rows = self._solved_means - self._solved_means.mean(0)
@@ -158,41 +160,44 @@ class Discriminant:
         return ReducedDiscriminant(means, weight, Head(self.scale * weight, bias))
 
 
-def shrink(covariance: Features, photos: float) -> Features:
+def shrink(covariance: Features, photos: float, level_values: int = 0) -> Features:
     """Moves a covariance towards a diagonal one; the fewer photos it comes from, the further.
 
     The result is as if d more photos (as many as there are features) had been seen, whose features do not
-    depend on each other. It is the mean of the posterior under an inverse Wishart prior of that strength.
+    depend on each other. It is the mean of the posterior under an inverse Wishart prior of that strength,
+    whose scale is estimated from the same photos.
 
-    If n is d or more, these photos have the same variance in every direction, as is usual. The fewer there
-    are, the more each feature keeps its own variance. Otherwise features that vary widely, such as those of
-    earlier blocks, would drown the others: with few photos, a head that reads them would be worse than one
-    that does not (benchmarks/README.md, "What the head reads").
+    If n is d or more, these imagined photos have the same variance in every direction, as is usual. The fewer
+    there are, the more the features of earlier blocks and those of the last maps have variances of their own:
+    the mean variance of each group. Otherwise the former, which vary more widely, would drown out the latter:
+    with few photos, a head that reads earlier blocks would be worse than one that does not
+    (benchmarks/README.md, "What the head reads").
 
     Args:
         covariance: Covariance S [d, d].
         photos: Number n of photos that S was computed from.
+        level_values: Number of features, the first ones, that come from earlier blocks.
     """
-    share, added = _shrinkage(covariance, photos)
+    share, added = _shrinkage(covariance, photos, level_values)
     shrunk: Features = share * covariance
     shrunk[np.diag_indices(len(shrunk))] += added
     return shrunk
 
 
-def times_shrunk(rows: Features, covariance: Features, photos: float) -> Features:
+def times_shrunk(rows: Features, covariance: Features, photos: float, level_values: int = 0) -> Features:
     """Multiplies rows [R, d] by what `shrink` returns, without making that matrix."""
-    share, added = _shrinkage(covariance, photos)
+    share, added = _shrinkage(covariance, photos, level_values)
     product: Features = share * (rows @ covariance) + added * rows
     return product
 
 
-def solve_shrunk(covariance: Features, photos: float, rows: Features) -> Features:
+def solve_shrunk(covariance: Features, photos: float, rows: Features, level_values: int = 0) -> Features:
     """Multiplies rows [R, d] by the inverse of what `shrink` returns.
 
     That matrix would take as much memory as the covariance, so it is not made. Instead, the diagonal of the
     covariance itself is changed during the calculation, and then restored exactly.
     """
-    share, added = _shrinkage(covariance, photos)
+    share, added = _shrinkage(covariance, photos, level_values)
     if not share:
         return rows / added
     at, diagonal = np.diag_indices(len(covariance)), covariance.diagonal().copy()
@@ -203,11 +208,13 @@ def solve_shrunk(covariance: Features, photos: float, rows: Features) -> Feature
         covariance[at] = diagonal
 
 
-def _shrinkage(covariance: Features, photos: float) -> tuple[float, Features]:
+def _shrinkage(covariance: Features, photos: float, level_values: int) -> tuple[float, Features]:
     """Returns the share of a covariance that is kept, and what is added to its diagonal [d]."""
-    d = len(covariance)
-    variances = covariance.diagonal().clip(1e-12)
+    d, variances = len(covariance), covariance.diagonal()
+    own = np.empty(d)
+    for group in (slice(0, level_values), slice(level_values, d)):
+        own[group] = variances[group].mean() if len(variances[group]) else 0.0
     equal = min(photos / d, 1.0)
-    prior = equal * variances.mean() + (1 - equal) * variances
+    prior = equal * variances.mean() + (1 - equal) * own
     share = photos / (photos + d)
-    return share, (1 - share) * prior
+    return share, (1 - share) * prior.clip(1e-12)

@@ -41,7 +41,7 @@ def is_solved(weight: Features, statistics: ClassStatistics) -> bool:
     """Tells whether a head is the linear discriminant that follows from the statistics.
 
     If rows were removed after the head was solved, solving it again gives a different scale and centre;
-    these differences are ignored.
+    these differences are ignored. Earlier versions solved heads as if no feature came from earlier blocks.
 
     Args:
         weight: Weight of the head [classes, d].
@@ -49,9 +49,12 @@ def is_solved(weight: Features, statistics: ClassStatistics) -> bool:
     """
     means = statistics.means[: len(weight)]
     wanted = means - means.mean(0)
-    # Multiplying by the matrix is much cheaper than solving for the weight.
-    given = times_shrunk(weight - weight.mean(0), statistics.covariance, statistics.photos)
     size = float((wanted**2).sum())
-    scale = float((given * wanted).sum()) / size if size else 0.0
-    apart = float(np.linalg.norm(given - scale * wanted))
-    return scale > 0 and apart <= _ROUNDING * float(np.linalg.norm(given))
+    for level_values in dict.fromkeys((statistics.level_values, 0)):
+        # Multiplying by the matrix is much cheaper than solving for the weight.
+        given = times_shrunk(weight - weight.mean(0), statistics.covariance, statistics.photos, level_values)
+        scale = float((given * wanted).sum()) / size if size else 0.0
+        apart = float(np.linalg.norm(given - scale * wanted))
+        if scale > 0 and apart <= _ROUNDING * float(np.linalg.norm(given)):
+            return True
+    return False

@@ -119,7 +119,7 @@ def test_without_unseen_photos_varied_copies_replace_learnt_photos(
     monkeypatch.setattr(examine, "NEARLY_ALL", needed)
     monkeypatch.setattr(examine, "BY_HEART", apart)
     report = pack_checkpoint(saved(classifier, tmp_path), few, tmp_path / "base.lwm", CONFIG)
-    statistics = ClassStatistics.from_arrays(open_bundle(report.bundle).arrays())
+    statistics = ClassStatistics.from_bundle(open_bundle(report.bundle))
     assert report.statistics.photos == expected and report.statistics.head == "trained"
     assert statistics.photos == report.learnt.photos == statistics.counts.sum()
 

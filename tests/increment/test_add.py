@@ -383,7 +383,7 @@ def test_lda_is_streaming_lda_on_the_frozen_backbone(home: Home, make_photos: Ph
     assert after["statistics.photos"] - before["statistics.photos"] == 20
     assert after["statistics.counts"].tolist() == [100] * 6 + [10] * 2 + [0] * 24
     assert np.array_equal(after["probe.head_inputs"], before["probe.head_inputs"])
-    statistics = ClassStatistics.from_arrays(after)
+    statistics = ClassStatistics.from_bundle(home.open_bundle())
     weight, bias = statistics.solve_head(8)
     np.testing.assert_allclose(after["head.weight"][:8], weight, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(after["head.bias"][:8], bias, rtol=1e-3, atol=1e-2)
@@ -463,7 +463,7 @@ def test_held_back_photos_are_learnt_after_the_head_was_judged_by_them(
         return evaluate_it(task, learnt)
 
     before, photos = home.open_bundle(), make_photos("Bag", count=10)
-    teacher, known = load_network(before), ClassStatistics.from_arrays(before.arrays())
+    teacher, known = load_network(before), ClassStatistics.from_bundle(before)
     monkeypatch.setattr(increment_module, "evaluate_student", judge)
     report = _add(home, photos, QUICK.model_copy(update={"recipe": "lda", "held_back": 0.5}))
     assert (report.photos_trained, report.photos_held_back) == (5, 5)

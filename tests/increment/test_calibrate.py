@@ -96,7 +96,7 @@ def test_an_increment_counts_each_photo_by_a_score_made_without_it(
     assert set(report.kept_by_class) == {"Bag", "Sneaker"}
     assert after.path.stat().st_size == before.manifest.bundle_bytes
     assert audit(home).passed
-    rebuilt = score_tensors(ClassStatistics.from_arrays(arrays), 8)
+    rebuilt = score_tensors(ClassStatistics.from_bundle(after), 8)
     for name in SCORE:
         np.testing.assert_allclose(arrays[name], rebuilt[name], rtol=1e-2, atol=1e-2)
 

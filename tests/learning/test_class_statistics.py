@@ -84,8 +84,20 @@ def test_a_covariance_of_few_photos_is_shrunk_more(photos: int) -> None:
     covariance = np.diag([4.0, 1.0, 1.0])
     shrunk = shrink(covariance, photos)
     assert np.trace(shrunk) == pytest.approx(6)
-    equal = min(photos / 3, 1)  # of the three photos' variance, this part is the same in every direction
-    assert shrunk[0, 0] == pytest.approx((photos * 4 + 3 * (equal * 2 + (1 - equal) * 4)) / (photos + 3))
+    assert shrunk[0, 0] == pytest.approx((photos * 4 + 3 * 2) / (photos + 3))
+
+
+@pytest.mark.parametrize("photos", [1, 2, 3, 10_000])
+def test_with_few_photos_values_of_earlier_blocks_keep_their_own_variance(photos: int) -> None:
+    covariance = np.diag([5.0, 3.0, 1.0])  # the first two come from earlier blocks
+    shrunk = shrink(covariance, photos, 2)
+    assert np.trace(shrunk) == pytest.approx(9)
+    equal = min(photos / 3, 1)  # this part of the imagined photos' variance is the same in every direction
+    for value, own in ((0, 4), (1, 4), (2, 1)):
+        prior = equal * 3 + (1 - equal) * own
+        assert shrunk[value, value] == pytest.approx(
+            (photos * covariance[value, value] + 3 * prior) / (photos + 3)
+        )
 
 
 @pytest.mark.parametrize("photos", [0.0, 1.0, 300.0])
@@ -93,10 +105,10 @@ def test_the_shrunk_matrix_is_multiplied_and_solved_without_being_made(photos: f
     """The matrix would take as much memory as the covariance, which stays unchanged to the last bit."""
     spread = GENERATOR.normal(size=(9, 4))
     covariance, rows = spread.T @ spread, GENERATOR.normal(size=(3, 4))
-    before, shrunk = covariance.copy(), shrink(covariance, photos)
-    np.testing.assert_allclose(times_shrunk(rows, covariance, photos), rows @ shrunk, rtol=1e-12)
+    before, shrunk = covariance.copy(), shrink(covariance, photos, 4)
+    np.testing.assert_allclose(times_shrunk(rows, covariance, photos, 4), rows @ shrunk, rtol=1e-12)
     expected = rows @ np.linalg.inv(shrunk)
-    np.testing.assert_allclose(solve_shrunk(covariance, photos, rows), expected, rtol=1e-9)
+    np.testing.assert_allclose(solve_shrunk(covariance, photos, rows, 4), expected, rtol=1e-9)
     assert np.array_equal(covariance, before)
 
 
@@ -151,7 +163,7 @@ def test_leverage_tells_how_wrong_the_map_is_at_a_point() -> None:
 def test_statistics_become_tensors_and_can_be_read_back() -> None:
     statistics = ClassStatistics.empty(3, 3)
     statistics.learn(*_photos(np.eye(3), 5))
-    again = ClassStatistics.from_arrays(statistics.to_arrays())
+    again = ClassStatistics.from_arrays(statistics.to_arrays(), statistics.level_values)
     np.testing.assert_allclose(again.means, statistics.means, rtol=1e-6)
     assert again.photos == 15 and again.covariance.shape == (3, 3)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -83,3 +85,15 @@ def test_a_head_changed_where_photos_hardly_vary_does_not_count_as_solved() -> N
     answers, others = ((features @ rows.T + bias).argmax(1) for rows in (weight, changed))
     assert (answers == others).mean() < 0.9
     assert is_solved(weight, statistics) and not is_solved(changed, statistics)
+
+
+def test_heads_of_earlier_versions_count_as_solved() -> None:
+    """They were solved as if no feature came from earlier blocks, which differs if there are few photos."""
+    generator, labels = np.random.default_rng(4), np.repeat(np.arange(3), 4)
+    features = generator.normal(size=(len(labels), 40)) * np.repeat([4.0, 1.0], 20)
+    statistics = ClassStatistics.empty(3, 40, 20)
+    statistics.learn(features, labels)
+    now, earlier = (replace(statistics, level_values=n).solve_head(3).weight for n in (20, 0))
+    assert not np.allclose(now, earlier, rtol=0.1)
+    assert is_solved(now, statistics) and is_solved(earlier, statistics)
+    assert not is_solved(now[::-1], statistics)
