@@ -33,8 +33,8 @@ class BundleConfig(Settings):
     """Cells per side of the grid on which the head reads earlier blocks (0: none); unless set, photos decide.
 
     With a number, it reads the last block of each map size; with 0, none. Otherwise the photos choose between
-    1, 2 and 3: the grid is the one that tells their classes apart best, or a coarser one if the difference
-    may be chance. If the last feature maps have at most 256 channels, it then reads the middle block of each
+    1, 2 and 3: the grid is the one that tells their classes apart best, or a coarser one that is not clearly
+    worse. If the last feature maps have at most 256 channels, it then reads the middle block of each
     map size as well. Grids that do not fit the network, or with which the head would read more than 2048
     values, are left out; if none remains, the grid is 0.
     """

@@ -158,6 +158,9 @@ def _levels(report: LevelsReport) -> str:
     tried = ", ".join(
         f"{trial.levels.grid}x{trial.levels.grid} {percent(trial.accuracy)}" for trial in report.tried
     )
+    accuracy = {trial.levels: trial.accuracy for trial in report.tried}
+    if report.levels and accuracy and max(accuracy.values()) > accuracy[report.levels]:
+        tried += "; no finer grid is clearly better"
     why = f" (accuracy with the larger maps of these blocks alone: {tried})" if tried else ""
     return f"reads {report.inputs} values: {_reads(report.levels)}{why}"
 

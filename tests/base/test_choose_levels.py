@@ -58,7 +58,7 @@ def test_the_coarsest_grid_that_is_not_clearly_worse_is_chosen() -> None:
     assert network.levels == report.levels and report.levels in [trial.levels for trial in report.tried]
     (chosen,) = [trial for trial in report.tried if trial.levels == report.levels]
     assert best.accuracy - chosen.accuracy < 0.05  # what is worse than the best is not clearly worse
-    assert report.inputs == network.head.in_features == 64 + network.levels.values
+    assert report.levels and report.inputs == network.head.in_features == 64 + report.levels.values
 
 
 def test_levels_that_were_chosen_are_not_questioned() -> None:
