@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from lwm_edge import IncrementConfig, add_classes, info, plan_increment, remove_class
+from lwm_edge.base.reports import LevelsReport, TriedLevels
 from lwm_edge.cli import display, receipt
 from lwm_edge.errors import ConfigError, PhotosError, StoppedError
 from lwm_edge.home.home import Home
 from lwm_edge.increment.learn import learn_classes
+from lwm_edge.model.manifest import Levels
 from lwm_edge.records import Progress, ignore_progress
 from tests.support.folders import PhotoMaker, photo_folder
 
@@ -113,3 +115,12 @@ def test_a_long_receipt_begins_with_the_worst_classes(
     assert "Learnt 40 classes" in shown and "C0: 0 of 8 photos recognised" in shown and "C1: 1 of 8" in shown
     assert "and 28 more, each recognised in at least 25.0% of its photos" in shown
     assert "give more photos of C0, C1" in shown
+
+
+def test_a_grid_that_is_not_the_best_is_explained() -> None:
+    tried = tuple(
+        TriedLevels(levels=Levels(blocks=(3,), grid=grid, values=16 * grid**2), accuracy=accuracy)
+        for grid, accuracy in ((1, 0.925), (2, 0.933))
+    )
+    coarse, fine = (display._levels(LevelsReport(levels=t.levels, inputs=80, tried=tried)) for t in tried)
+    assert "1x1 92.5%, 2x2 93.3%; no finer grid is clearly better" in coarse and "clearly" not in fine

@@ -26,10 +26,8 @@ from lwm_edge import (
     verify,
 )
 from lwm_edge.advice import quoted
-from lwm_edge.base.reports import LevelsReport, TriedLevels
-from lwm_edge.cli import display, display_proofs
+from lwm_edge.cli import display_proofs
 from lwm_edge.home.home import Home
-from lwm_edge.model.manifest import Levels
 from lwm_edge.records import utf8_text
 from tests.support.folders import PhotoMaker, photo_folder
 from tests.support.samples import WITHOUT_LEVELS
@@ -131,12 +129,3 @@ def test_no_path_reaches_the_terminal_unescaped(home: Home, tmp_path: Path, caps
     assert not [c for c in printed if not c.isprintable() and c != "\n"]
     cli = Path(display_proofs.__file__).parent
     assert [path.stem for path in cli.glob("*.py") if "rich.markup" in path.read_text()] == ["terminal"]
-
-
-def test_a_grid_that_is_not_the_best_is_explained() -> None:
-    tried = tuple(
-        TriedLevels(levels=Levels(blocks=(3,), grid=grid, values=16 * grid**2), accuracy=accuracy)
-        for grid, accuracy in ((1, 0.925), (2, 0.933))
-    )
-    coarse, fine = (display._levels(LevelsReport(levels=t.levels, inputs=80, tried=tried)) for t in tried)
-    assert "1x1 92.5%, 2x2 93.3%; no finer grid is clearly better" in coarse and "clearly" not in fine
