@@ -163,12 +163,11 @@ def coarsest_good(recognised: Sequence[NDArray[np.bool_]]) -> int:
         recognised: Photos that each grid recognises [M], coarse grids first.
     """
     best = max(recognised, key=np.sum)
-
-    def is_clearly_worse(other: NDArray[np.bool_]) -> bool:
-        more = int(best.sum() - other.sum())
-        return more > max(1.0, sqrt(int(np.sum(best != other)) - more**2 / len(best)))
-
-    return next(index for index, other in enumerate(recognised) if not is_clearly_worse(other))
+    for index, other in enumerate(recognised):
+        more, differ = int(best.sum() - other.sum()), int(np.sum(best != other))
+        if more <= max(1.0, sqrt(differ - more**2 / len(best))):
+            return index
+    raise AssertionError("the best grid is not worse than itself")
 
 
 def _recognised(values: Features, labels: Labels, report: Callable[[], None]) -> NDArray[np.bool_]:
