@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         PlanReport,
         RepairReport,
     )
-    from ..base.reports import LevelsReport, StatisticsReport
+    from ..base.reports import FrozenReport, LevelsReport, StatisticsReport
     from ..home.reports import FootprintReport
     from ..model.manifest import Levels
     from ..model.onnx.comparison import VariantReport
@@ -119,6 +119,7 @@ def base(report: BaseReport) -> None:
         "Bundle": f"{printable(report.bundle)}, {in_bytes(report.bundle_bytes)}; this length never changes",
         "Network": report.architecture,
         "Classes": f"{len(report.class_names)} of at most {report.capacity}: {listed(report.class_names)}",
+        **({"Weights": _frozen(report.frozen)} if report.frozen and report.frozen.accuracy else {}),
         "Accuracy": _base_accuracy(report),
         "Statistics": _statistics(report.statistics),
         "Attention maps": counted(report.attention_cells, "cell", "cells"),
@@ -128,6 +129,15 @@ def base(report: BaseReport) -> None:
     }
     print_rows(f"Base made in {report.seconds:.0f} s", rows)
     notes(*report.warnings)
+
+
+def _frozen(report: FrozenReport) -> str:
+    done = "left as they were" if report.frozen else "trained further"
+    frozen, trained = (percent(report.accuracy[name]) for name in ("frozen", "trained"))
+    return (
+        f"{done} (accuracy on classes that were left out of training, known from a few photos: {trained} "
+        f"with trained weights, {frozen} without)"
+    )
 
 
 def _base_accuracy(report: BaseReport) -> str:
