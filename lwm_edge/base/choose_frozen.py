@@ -4,7 +4,8 @@ Training on the vendor's classes suits a network to pictures of their kind, but 
 tell other classes apart. With many photos of each class, nearly all photos are recognised either way, so that
 does not show. Therefore half of the classes stand in for new ones: the network is trained on the others, and
 heads are solved that know only a few photos of each class of the first half. Then the halves change places.
-The weights are trained further only if more photos are recognised after training.
+Training on half of the classes gains less than training on all of them, so the weights are left as they are
+only if that is clearly better.
 
 To train a pretrained network on the first classes and to freeze it from then on is called first-session
 adaptation (Panos et al. 2023, "First Session Adaptation: A Strong Replay-Free Baseline for Class-Incremental
@@ -67,25 +68,24 @@ def choose_frozen_blocks(
     labels = np.array(judges.labels)
     levels = next(iter(possible_levels(network, config.grid)), None)
     untouched = _head_inputs(network.student(trains=False), levels, judges, ranks, report)
-    accuracy: dict[str, list[float]] = {"frozen": [], "trained": []}
+    level_values = levels.values if levels else 0
+    accuracy = {"frozen": np.zeros(labels.max() + 1), "trained": np.zeros(labels.max() + 1)}
     for stand_ins in np.array_split(np.random.default_rng(config.seed).permutation(labels.max() + 1), 2):
         others = np.setdiff1d(labels, stand_ins)
         trained = train(_selection(judges, others.tolist()), report)
-        for name, inputs in (
-            ("frozen", untouched),
-            ("trained", _head_inputs(trained, levels, judges, ranks, report)),
-        ):
-            values = levels.values if levels else 0
-            judge = partial(few_photos_accuracy, inputs, labels, stand_ins, values)
-            accuracy[name].append(ranks.by_first(judge))
-    means = {name: float(np.mean(values)) for name, values in accuracy.items()}
-    frozen = 0 if means["trained"] > means["frozen"] else blocks
-    return FrozenReport(frozen=frozen, blocks=blocks, accuracy=means)
+        inputs = {"frozen": untouched, "trained": _head_inputs(trained, levels, judges, ranks, report)}
+        for name, values in accuracy.items():
+            judge = partial(few_photos_accuracy, inputs[name], labels, stand_ins, level_values)
+            values[stand_ins] = ranks.by_first(judge)
+    means = {name: float(values.mean()) for name, values in accuracy.items()}
+    lost = accuracy["frozen"] - accuracy["trained"]
+    is_worse = lost.mean() > lost.std(ddof=1) / np.sqrt(len(lost))
+    return FrozenReport(frozen=blocks if is_worse else 0, blocks=blocks, accuracy=means)
 
 
 def few_photos_accuracy(
     head_inputs: Features, labels: Labels, stand_ins: Labels, level_values: int = 0
-) -> float:
+) -> Features:
     """Measures how well a head recognises classes of which it has learnt only a few photos.
 
     The other classes, of which the head knows all photos, compete with them. A few photos of each class are
@@ -98,7 +98,7 @@ def few_photos_accuracy(
         level_values: Number of inputs, the first ones, that come from earlier blocks.
 
     Returns:
-        Share of their other photos that is recognised, as a mean over classes and draws.
+        Share of the other photos of each of these classes that is recognised, averaged over the draws.
     """
     generator, classes, recognised = np.random.default_rng(0), int(labels.max()) + 1, []
     for _ in range(_DRAWS):
@@ -110,8 +110,9 @@ def few_photos_accuracy(
         statistics.learn(head_inputs[is_learnt], labels[is_learnt])
         head = statistics.discriminant(classes).head
         is_right = head.logits(head_inputs[~is_learnt]).argmax(1) == labels[~is_learnt]
-        recognised += [is_right[labels[~is_learnt] == label].mean() for label in stand_ins]
-    return float(np.mean(recognised))
+        recognised.append([is_right[labels[~is_learnt] == label].mean() for label in stand_ins])
+    accuracy: Features = np.mean(recognised, axis=0)
+    return accuracy
 
 
 def _selection(photos: PhotoSet, classes: Iterable[int], limit: int | None = None) -> PhotoSet:

@@ -87,8 +87,8 @@ class BaseConfig(BundleConfig):
 
     The blocks are the backbone's child modules, in order; a sequential module is replaced by its children.
     With `weights`, the photos decide between training all blocks and none: the network is trained on half of
-    the classes, and then on the other half, and all blocks stay frozen unless it recognises the remaining
-    classes better after that. This takes as long as the training itself, or less if there are many photos.
+    the classes, and then on the other half, and all blocks stay frozen if it recognises the remaining
+    classes clearly worse after that. This takes as long as the training itself, or less with many photos.
     """
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of the one-cycle schedule; by default, 0.05 from scratch and 0.01 otherwise."""

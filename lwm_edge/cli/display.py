@@ -132,12 +132,14 @@ def base(report: BaseReport) -> None:
 
 
 def _frozen(report: FrozenReport) -> str:
-    done = "left as they were" if report.frozen else "trained further"
-    frozen, trained = (percent(report.accuracy[name]) for name in ("frozen", "trained"))
-    return (
-        f"{done} (accuracy on classes that were left out of training, known from a few photos: {trained} "
-        f"with trained weights, {frozen} without)"
+    frozen, trained = report.accuracy["frozen"], report.accuracy["trained"]
+    why = (
+        f"accuracy on classes that were left out of training, known from a few photos: {percent(trained)} "
+        f"with trained weights, {percent(frozen)} without"
     )
+    if report.frozen:
+        return f"left as they were ({why})"
+    return f"trained further ({why}{'; that is not clearly worse' if trained < frozen else ''})"
 
 
 def _base_accuracy(report: BaseReport) -> str:
