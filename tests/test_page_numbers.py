@@ -9,7 +9,6 @@ import typer
 
 import lwm_edge
 from lwm_edge import BaseConfig, IncrementConfig, errors, memory
-from lwm_edge.base import choose_frozen
 from lwm_edge.base.choose_levels import GRIDS, MAX_INPUTS
 from lwm_edge.base.measure import BY_HEART, NEARLY_ALL
 from lwm_edge.base.observing import PHOTOS_AT_ONCE
@@ -152,7 +151,6 @@ NUMBERS_ON_PAGES = [
     (DEPLOY, f"### {lwm_edge.__version__}"),
     (EXAMPLES, f"The default is {BASE.capacity}."),
     (EXAMPLES, f"The default is {BASE.epochs} epochs"),
-    (EXAMPLES, f"more than {choose_frozen.MAX_CLASSES} classes or {choose_frozen.MAX_PHOTOS} photos of each"),
     (EXAMPLES, f"at most {MAX_INPUTS} values"),
     (EXAMPLES, f"grids of {', '.join(f'{g}x{g}' for g in GRIDS[:-1])} and {GRIDS[-1]}x{GRIDS[-1]} cells"),
     (EXAMPLES, f"attention maps need {_FEW_CELLS**0.5:g}x{_FEW_CELLS**0.5:g} cells"),
@@ -177,13 +175,11 @@ def test_a_number_in_a_page_is_the_one_in_the_code(page: str, text: str) -> None
 
 
 def test_numbers_in_words() -> None:
-    words = {4: "four", 5: "five", 6: "six"}
+    words = {4: "four", 6: "six"}
     taught = words[sum(map(len, INCREMENTS))]
     assert f"teaches {taught} classes to a small model that knows {words[len(BASE_CLASSES)]}" in prose(
         "README.md"
     )
-    assert f"knows only {words[choose_frozen._FEW]} photos of each class" in prose(EXAMPLES)
-    assert f"It needs {words[choose_frozen._MIN_CLASSES]} classes" in prose(EXAMPLES)
     source = (ROOT / "lwm_edge" / "photos" / "guard.py").read_text()
     assert "fifty times" in source and "50 times as long as it is wide" in prose(DEPLOY)
     always, _, _ = opening.KNOWN_FORMATS.partition(", AVIF")

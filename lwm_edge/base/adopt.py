@@ -100,15 +100,7 @@ def _pack(
         if path is not None:
             check_folder_names(path, *predicted(others), class_names)
     return finish_base(
-        network,
-        material,
-        config,
-        output,
-        on_progress,
-        ranks=ranks,
-        frozen=None,
-        training=None,
-        started=started,
+        network, material, config, output, on_progress, ranks=ranks, training=None, started=started
     )
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..learning.reports import TrainingReport
 from ..model.architectures.registry import find_architecture
-from ..model.network import Network
 from ..model.precision import computing_in, has_bfloat16
 from ..model.terms import Precision
 from ..photos.folders import read_photo_folder
@@ -17,7 +15,6 @@ from ..photos.listing import list_photos
 from ..photos.photo_set import PhotoSet, PixelCache, split_held_back
 from ..photos.preprocessing import Preprocessing
 from ..records import AnyPath, ProgressCallback, ignore_progress
-from .choose_frozen import choose_frozen_blocks
 from .choose_levels import possible_levels
 from .config import BaseConfig
 from .finish import finish_base
@@ -25,7 +22,7 @@ from .material import PIXEL_CACHE_BYTES, Material, check_capacity, check_output
 from .preprocessing import scaled_preprocessing
 from .ranks import Ranks, joined
 from .reports import BaseReport
-from .saved_training import NeverSaved, SavedTraining
+from .saved_training import SavedTraining
 from .start import start_network
 from .train import train_base
 
@@ -81,47 +78,15 @@ def _build(
     material = _read_material(photos, config, preprocessing, ranks, on_progress)
     network.to(device)
     saved = SavedTraining(output, material.learnt, config, ranks)
-
-    def train_some(photos: PhotoSet, on_progress: ProgressCallback) -> Network:
-        """Trains another network on photos of some of the classes."""
-        trial = start_network(architecture, config, len(set(photos.labels)), preprocessing).to(device)
-        _train(trial, photos, config, NeverSaved(), ranks, on_progress)
-        return trial
-
-    saved.frozen = saved.frozen or choose_frozen_blocks(
-        network, material.learnt, config, train_some, ranks, on_progress
-    )
-    config = config.model_copy(update={"frozen_blocks": saved.frozen.frozen})
-    training = _train(network, material.learnt, config, saved, ranks, on_progress)
+    # Stochastic depth draws from torch's global generators; the CPU's generator gets its old state back.
+    with torch.random.fork_rng(devices=[]), computing_in(_precision(config, device), network):
+        torch.manual_seed(config.seed + ranks.rank)
+        training = train_base(network, material.learnt, config, saved, ranks, on_progress)
     report = finish_base(
-        network,
-        material,
-        config,
-        output,
-        on_progress,
-        ranks=ranks,
-        frozen=saved.frozen,
-        training=training,
-        started=started,
+        network, material, config, output, on_progress, ranks=ranks, training=training, started=started
     )
     saved.forget()
     return report
-
-
-def _train(
-    network: Network,
-    photos: PhotoSet,
-    config: BaseConfig,
-    saved: SavedTraining | NeverSaved,
-    ranks: Ranks,
-    on_progress: ProgressCallback,
-) -> TrainingReport:
-    """Trains a network on the device that it is on, with a random state and precision of its own."""
-    precision = _precision(config, network.head.weight.device)
-    # Stochastic depth draws from torch's global generators; the CPU's generator gets its old state back.
-    with torch.random.fork_rng(devices=[]), computing_in(precision, network):
-        torch.manual_seed(config.seed + ranks.rank)
-        return train_base(network, photos, config, saved, ranks, on_progress)
 
 
 def _read_material(

@@ -82,13 +82,10 @@ class BaseConfig(BundleConfig):
     """
     epochs: int = Field(default=30, ge=1, le=10_000)
     """Number of passes over the photos."""
-    frozen_blocks: int | None = Field(default=None, ge=0)
-    """Number of the backbone's first blocks that are not trained; unless set, 0 or what the photos decide.
+    frozen_blocks: int = Field(default=0, ge=0)
+    """Number of the backbone's first blocks that are not trained.
 
     The blocks are the backbone's child modules, in order; a sequential module is replaced by its children.
-    With `weights`, the photos decide between training all blocks and none: the network is trained on half of
-    the classes, and then on the other half, and all blocks stay frozen if it recognises the remaining
-    classes clearly worse after that. This takes as long as the training itself, or less with many photos.
     """
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of the one-cycle schedule; by default, 0.05 from scratch and 0.01 otherwise."""

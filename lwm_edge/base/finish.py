@@ -25,7 +25,7 @@ from .examine import decide, examine, vendor_warnings
 from .material import Material
 from .measure import Settled, measured_tensors
 from .ranks import Ranks
-from .reports import BaseReport, FrozenReport
+from .reports import BaseReport
 
 _EXPORT_SECONDS, _SECONDS_PER_LAYER = 1.0, 0.04  # ResNet-18, with 52 leaf modules, took 3.0 s on an AMD EPYC
 
@@ -38,7 +38,6 @@ def finish_base(
     on_progress: ProgressCallback,
     *,
     ranks: Ranks,
-    frozen: FrozenReport | None,
     training: TrainingReport | None,
     started: float,
 ) -> BaseReport:
@@ -53,7 +52,6 @@ def finish_base(
         output: Path of the bundle.
         on_progress: Function that is called at every step.
         ranks: Processes that make the base, all of which have the same network.
-        frozen: Report on the blocks that were not trained; None if the network was trained elsewhere.
         training: Report on the training; None if the network was trained elsewhere.
         started: Time on the monotonic clock when the work began.
     """
@@ -74,7 +72,6 @@ def finish_base(
             class_names=material.class_names,
             capacity=config.capacity,
             bundle_bytes=bundle.manifest.bundle_bytes,
-            frozen=frozen,
             training=training,
             levels=levels,
             learnt=examined.of_learnt,

@@ -9,21 +9,6 @@ from ..model.onnx.reports import ParityReport
 from ..records import AnyNamePath, Report
 
 
-class FrozenReport(Report):
-    """Reports how many of a network's first blocks were not trained, and why.
-
-    Attributes:
-        frozen: Number of blocks that were not trained.
-        blocks: Number of all blocks.
-        accuracy: Accuracy on classes that stand in for new ones, with the pretrained weights left as they are
-            (`frozen`) and trained on the other classes (`trained`); empty if there was no choice.
-    """
-
-    frozen: int
-    blocks: int
-    accuracy: dict[str, float]
-
-
 class TriedLevels(Report):
     """Reports how well levels that were tried suit the vendor's photos.
 
@@ -77,7 +62,6 @@ class BaseReport(Report):
         class_names: Class names in class_index order.
         capacity: Maximum number of classes in the bundle.
         bundle_bytes: Length of the bundle, which never changes.
-        frozen: Blocks that were not trained, and why; None if a trained classifier was packed.
         training: Report on the training; None if a trained classifier was packed.
         levels: Levels that the head reads, and why.
         learnt: Accuracy of the trained head on the photos that it learnt from, which says little.
@@ -96,7 +80,6 @@ class BaseReport(Report):
     class_names: tuple[str, ...]
     capacity: int
     bundle_bytes: int
-    frozen: FrozenReport | None
     training: TrainingReport | None
     levels: LevelsReport
     learnt: EvaluationReport

@@ -27,7 +27,6 @@ from ..errors import ConfigError
 from ..photos.photo_set import PhotoSet
 from .config import BaseConfig
 from .ranks import Ranks
-from .reports import FrozenReport
 
 SECONDS_BETWEEN_SAVES = 60.0
 _KIND = "lwm-edge: unfinished training of a base"
@@ -59,7 +58,6 @@ class SavedTraining:
     Attributes:
         epoch: Number of epochs that were done when the training was saved.
         loss: Mean classification loss (L_C) over the last of these epochs.
-        frozen: Which blocks are not trained and why, to be saved as well; None until that is decided.
 
     Raises:
         ConfigError: The unfinished training of another base, or another kind of file, is in the way.
@@ -70,12 +68,12 @@ class SavedTraining:
         self._job, self._ranks = _job_digest(photos, config), ranks
         self._started = self._latest = time.monotonic()
         outputs.check_output(self.path)
-        self.epoch, self.loss, self.frozen = ranks.by_first(self._progress)
+        self.epoch, self.loss = ranks.by_first(self._progress)
 
-    def _progress(self) -> tuple[int, float, FrozenReport | None]:
+    def _progress(self) -> tuple[int, float]:
         """Reads how far the training had got; refuses a file that belongs to something else."""
         if not os.path.lexists(self.path):
-            return 0, 0.0, None
+            return 0, 0.0
         found: Mapping[str, str] = {}
         if inspection.is_regular_file(self.path):
             with suppress(SafetensorError, OSError), safe_open(self.path, "pt") as file:
@@ -90,8 +88,7 @@ class SavedTraining:
                 f"{self.path} holds training with other photos or settings, interrupted after epoch "
                 f"{found['epoch']}: give the original ones to continue it, or remove the file to start over"
             )
-        frozen = FrozenReport.model_validate_json(chosen) if (chosen := found.get("frozen")) else None
-        return int(found["epoch"]), float(found["loss"]), frozen
+        return int(found["epoch"]), float(found["loss"])
 
     def restore(self, parts: TrainingParts) -> None:
         """Restores the saved training, if there is any."""
@@ -131,13 +128,7 @@ class SavedTraining:
                 tensors |= {f"random.{name}.{rank}": state for name, state in of_rank.items()}
             content = save(
                 {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-                {
-                    "kind": _KIND,
-                    "job": self._job,
-                    "epoch": str(epoch),
-                    "loss": repr(loss),
-                    "frozen": self.frozen.model_dump_json() if self.frozen else "",
-                },
+                {"kind": _KIND, "job": self._job, "epoch": str(epoch), "loss": repr(loss)},
             )
             storage.write_file(self.path, content, of_user=True)
         self._latest = time.monotonic()
@@ -150,23 +141,6 @@ class SavedTraining:
         """Removes the saved training, now that the base is written."""
         if self._ranks.is_first and os.path.lexists(self.path):
             storage.remove_file(self.path)
-
-
-class NeverSaved:
-    """Stands in for `SavedTraining` where training is not worth saving.
-
-    Attributes:
-        epoch: Number of epochs that were done before: 0.
-        loss: Loss of these epochs: 0.
-    """
-
-    epoch, loss = 0, 0.0
-
-    def restore(self, parts: TrainingParts) -> None:
-        """Leaves everything as it is, since nothing was saved."""
-
-    def save_if_due(self, parts: TrainingParts, epoch: int, epochs: int, loss: float) -> None:
-        """Saves nothing."""
 
 
 def _generators(parts: TrainingParts) -> dict[str, torch.Generator]:

@@ -25,7 +25,7 @@ from .config import BaseConfig
 from .ranks import Ranks
 from .reading_ahead import read_ahead
 from .rotations import RotationTask
-from .saved_training import NeverSaved, SavedTraining, TrainingParts
+from .saved_training import SavedTraining, TrainingParts
 
 _MAX_GRADIENT_NORM = 5.0
 
@@ -61,7 +61,7 @@ def train_base(
     network: Network,
     photos: PhotoSet,
     config: BaseConfig,
-    saved: SavedTraining | NeverSaved,
+    saved: SavedTraining,
     ranks: Ranks,
     on_progress: ProgressCallback,
 ) -> TrainingReport:
@@ -175,15 +175,17 @@ def _diverged(step: int, learning_rate: float) -> GateError:
 
 def _set_trainable(network: Network, config: BaseConfig) -> None:
     """Makes all blocks but the frozen ones trainable; pretrained weights keep their BatchNorm statistics."""
-    blocks, frozen = network.blocks(), config.frozen_blocks or 0
-    if frozen > len(blocks):
-        raise ConfigError(f"{config.architecture} has {len(blocks)} blocks, so {frozen} cannot be frozen")
+    blocks = network.blocks()
+    if config.frozen_blocks > len(blocks):
+        raise ConfigError(
+            f"{config.architecture} has {len(blocks)} blocks, so {config.frozen_blocks} cannot be frozen"
+        )
     network.train(mode=not (config.weights or config.checkpoint)).requires_grad_(True)
-    if config.rotations and frozen == len(blocks):
+    if config.rotations and config.frozen_blocks == len(blocks):
         raise ConfigError(
             "rotations train the backbone, but all of its blocks are frozen; freeze fewer of them"
         )
-    for block in blocks[:frozen]:
+    for block in blocks[: config.frozen_blocks]:
         block.eval().requires_grad_(False)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         PlanReport,
         RepairReport,
     )
-    from ..base.reports import FrozenReport, LevelsReport, StatisticsReport
+    from ..base.reports import LevelsReport, StatisticsReport
     from ..home.reports import FootprintReport
     from ..model.manifest import Levels
     from ..model.onnx.comparison import VariantReport
@@ -119,7 +119,6 @@ def base(report: BaseReport) -> None:
         "Bundle": f"{printable(report.bundle)}, {in_bytes(report.bundle_bytes)}; this length never changes",
         "Network": report.architecture,
         "Classes": f"{len(report.class_names)} of at most {report.capacity}: {listed(report.class_names)}",
-        **({"Weights": _frozen(report.frozen)} if report.frozen and report.frozen.accuracy else {}),
         "Accuracy": _base_accuracy(report),
         "Statistics": _statistics(report.statistics),
         "Attention maps": counted(report.attention_cells, "cell", "cells"),
@@ -129,17 +128,6 @@ def base(report: BaseReport) -> None:
     }
     print_rows(f"Base made in {report.seconds:.0f} s", rows)
     notes(*report.warnings)
-
-
-def _frozen(report: FrozenReport) -> str:
-    frozen, trained = report.accuracy["frozen"], report.accuracy["trained"]
-    why = (
-        f"accuracy on classes that were left out of training, known from a few photos: {percent(trained)} "
-        f"with trained weights, {percent(frozen)} without"
-    )
-    if report.frozen:
-        return f"left as they were ({why})"
-    return f"trained further ({why}{'; that is not clearly worse' if trained < frozen else ''})"
 
 
 def _base_accuracy(report: BaseReport) -> str:

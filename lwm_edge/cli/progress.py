@@ -15,7 +15,6 @@ _PHASES = {
     "check": "Checking photos",
     "plan": "Planning",
     "features": "Looking at photos",
-    "trial": "Trying whether training helps with other classes",
     "train": "Training",
     "evaluate": "Evaluating",
     "stage": "Preparing the new model",

