@@ -49,6 +49,7 @@ def main(
         split = Split(data, work / "split", seed, 10, total - 10, total, None)
         settings = {
             "weights": "imagenet",
+            "pretrained_share": 0.0,
             "image_size": 128,
             "frozen_blocks": frozen_blocks,
             "batch_size": 32,

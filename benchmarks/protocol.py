@@ -57,6 +57,7 @@ def main(
     base_batch_size: int = 64,
     grid: Annotated[int | None, typer.Option(help="As in build-base; by default, photos decide.")] = None,
     rotations: Annotated[bool, typer.Option("--rotations", help="As in build-base.")] = False,
+    pretrained_share: Annotated[float, typer.Option(help="As in build-base, but 0 by default.")] = 0.0,
     base_precision: Annotated[str, typer.Option(help="Precision in which the base trains.")] = "auto",
 ) -> None:
     """Makes the runs that are missing from RESULTS.json."""
@@ -67,6 +68,7 @@ def main(
         "base_precision": "auto",
         "held_out": None,
         "base_photos": None,
+        "pretrained_share": 0.0,
     }
     for later, default in later_options.items():
         if options[later] == default:
@@ -82,6 +84,7 @@ def main(
         "frozen_blocks": frozen_blocks,
         "grid": grid,
         "rotations": rotations,
+        "pretrained_share": pretrained_share,
         "epochs": base_epochs,
         "learning_rate": base_learning_rate,
         "batch_size": base_batch_size,

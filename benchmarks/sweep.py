@@ -141,7 +141,7 @@ def main(
         raise typer.BadParameter(f"{results} has trials with other settings: {done['settings']}")
     settings = {"architecture": arch, "image_size": image_size, "epochs": base_epochs, "grid": 0}
     settings |= {"learning_rate": base_learning_rate, "held_back": 0.0, "precision": precision}
-    settings |= {"weights": weights, "frozen_blocks": frozen_blocks}
+    settings |= {"weights": weights, "frozen_blocks": frozen_blocks, "pretrained_share": 0.0}
     materials: dict[int, Material] = {}
 
     def material_of(order: int) -> Material:

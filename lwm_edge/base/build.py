@@ -15,6 +15,7 @@ from ..photos.listing import list_photos
 from ..photos.photo_set import PhotoSet, PixelCache, split_held_back
 from ..photos.preprocessing import Preprocessing
 from ..records import AnyPath, ProgressCallback, ignore_progress
+from .averaging import average_weights, train_head
 from .choose_levels import possible_levels
 from .config import BaseConfig
 from .finish import finish_base
@@ -78,10 +79,14 @@ def _build(
     material = _read_material(photos, config, preprocessing, ranks, on_progress)
     network.to(device)
     saved = SavedTraining(output, material.learnt, config, ranks)
+    pretrained = {name: tensor.clone() for name, tensor in network.backbone.state_dict().items()}
     # Stochastic depth draws from torch's global generators; the CPU's generator gets its old state back.
     with torch.random.fork_rng(devices=[]), computing_in(_precision(config, device), network):
         torch.manual_seed(config.seed + ranks.rank)
         training = train_base(network, material.learnt, config, saved, ranks, on_progress)
+        if config.kept_share and config.frozen_blocks < len(network.blocks()):
+            average_weights(network, pretrained, config.kept_share)
+            training = train_head(network, material.learnt, config, training, ranks, on_progress)
     report = finish_base(
         network, material, config, output, on_progress, ranks=ranks, training=training, started=started
     )

@@ -11,6 +11,7 @@ from ..model.terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 from ..photos.class_names import text_problem
 from ..records import ExactPath, Settings
 
+_PRETRAINED_SHARE = 0.5
 _MAX_STATISTIC, _MIN_STD = 3.0, 1e-3  # bounds for mean and std, if pixels are from 0 to 1
 
 
@@ -68,8 +69,8 @@ class BaseConfig(BundleConfig):
     """Defines how a vendor's base is trained.
 
     Raises:
-        ConfigError: Some settings cannot be used (the problems are listed), or both weights and a checkpoint
-            are given.
+        ConfigError: Some settings cannot be used (the problems are listed), both weights and a checkpoint are
+            given, or a share of the weights is to be kept without either.
     """
 
     weights: str | None = None
@@ -79,6 +80,13 @@ class BaseConfig(BundleConfig):
 
     The checkpoint's head is kept if it has as many rows as there are class folders; the rows must then be in
     the sorted order of the folders. To ship a trained classifier as it is, use `pack`.
+    """
+    pretrained_share: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the weights before training in the final ones; by default, 0.5 with `weights` and 0 otherwise.
+
+    After training, each weight of the backbone becomes a mean of what it was before and what it is now, and
+    the head is trained for another fifth of the epochs. This keeps more of what pretrained weights can tell
+    apart, which helps with new classes; the classes of the photos may be recognised a little less well.
     """
     epochs: int = Field(default=30, ge=1, le=10_000)
     """Number of passes over the photos."""
@@ -121,7 +129,15 @@ class BaseConfig(BundleConfig):
     def _has_one_start(self) -> BaseConfig:
         if self.weights and self.checkpoint:
             raise ValueError("give either weights or a checkpoint, not both")
+        if self.pretrained_share and not (self.weights or self.checkpoint):
+            raise ValueError("pretrained_share needs pretrained weights or a checkpoint to start from")
         return self
+
+    @property
+    def kept_share(self) -> float:
+        """Returns the share of the weights before training that is kept, whether it was set or not."""
+        default = _PRETRAINED_SHARE if self.weights else 0.0
+        return default if self.pretrained_share is None else self.pretrained_share
 
 
 class PackConfig(BundleConfig):

@@ -143,6 +143,23 @@ class SavedTraining:
             storage.remove_file(self.path)
 
 
+class NeverSaved:
+    """Stands in for `SavedTraining` where training is too short to be worth saving.
+
+    Attributes:
+        epoch: Number of epochs that were done before: 0.
+        loss: Loss of these epochs: 0.
+    """
+
+    epoch, loss = 0, 0.0
+
+    def restore(self, parts: TrainingParts) -> None:
+        """Leaves everything as it is, since nothing was saved."""
+
+    def save_if_due(self, parts: TrainingParts, epoch: int, epochs: int, loss: float) -> None:
+        """Saves nothing."""
+
+
 def _generators(parts: TrainingParts) -> dict[str, torch.Generator]:
     """Returns the random generators that the training draws from, by name."""
     device = next(parts.module.parameters()).device

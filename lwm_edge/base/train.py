@@ -25,7 +25,7 @@ from .config import BaseConfig
 from .ranks import Ranks
 from .reading_ahead import read_ahead
 from .rotations import RotationTask
-from .saved_training import SavedTraining, TrainingParts
+from .saved_training import NeverSaved, SavedTraining, TrainingParts
 
 _MAX_GRADIENT_NORM = 5.0
 
@@ -61,7 +61,7 @@ def train_base(
     network: Network,
     photos: PhotoSet,
     config: BaseConfig,
-    saved: SavedTraining,
+    saved: SavedTraining | NeverSaved,
     ranks: Ranks,
     on_progress: ProgressCallback,
 ) -> TrainingReport:

@@ -1,0 +1,91 @@
+"""A base keeps a part of the pretrained weights that its training started from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lwm_edge import BaseConfig, build_base
+from lwm_edge.base.averaging import average_weights
+from lwm_edge.errors import ConfigError
+from lwm_edge.model.architectures.registry import find_architecture
+from lwm_edge.model.bundle import Arrays, open_bundle
+from tests.support.folders import PhotoMaker
+from tests.support.networks import fresh_network
+from tests.support.samples import DEVICE
+
+
+def test_each_tensor_becomes_the_mean_of_before_and_after() -> None:
+    network, before = fresh_network("small_resnet20"), fresh_network("small_resnet20").backbone.state_dict()
+    with torch.no_grad():
+        for parameter in network.backbone.parameters():
+            parameter.add_(1)
+    head = network.head.weight.clone()
+    after = {name: tensor.clone() for name, tensor in network.backbone.state_dict().items()}
+    average_weights(network, before, 0.25)
+    for name, tensor in network.backbone.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, 0.25 * before[name] + 0.75 * after[name])
+        else:
+            assert torch.equal(tensor, after[name])
+    assert torch.equal(network.head.weight, head)
+
+
+def test_half_of_pretrained_weights_is_kept_unless_the_settings_say_otherwise() -> None:
+    def kept(**settings: object) -> float:
+        return BaseConfig.model_validate({"architecture": "resnet18", **settings}).kept_share
+
+    assert kept(weights="imagenet") == 0.5 and kept(weights="imagenet", pretrained_share=0.2) == 0.2
+    assert kept(weights="imagenet", pretrained_share=0) == kept() == kept(checkpoint=Path("x.pth")) == 0
+    assert kept(checkpoint=Path("x.pth"), pretrained_share=0.3) == 0.3
+    with pytest.raises(ConfigError, match="pretrained_share needs pretrained weights or a checkpoint"):
+        BaseConfig(architecture="resnet18", pretrained_share=0.5)
+    with pytest.raises(ConfigError, match="less than 1"):
+        BaseConfig(architecture="resnet18", weights="imagenet", pretrained_share=1)
+
+
+def test_a_base_is_half_way_between_its_checkpoint_and_what_it_learnt(
+    tmp_path: Path, make_photos: PhotoMaker
+) -> None:
+    photos, checkpoint = make_photos("Bag", "Shirt", count=12), tmp_path / "start.pth"
+    torch.manual_seed(2)
+    start = find_architecture("small_resnet20").build().state_dict()
+    torch.save(start, checkpoint)
+    config = BaseConfig(
+        architecture="small_resnet20",
+        image_size=28,
+        capacity=4,
+        epochs=6,
+        batch_size=8,
+        grid=0,
+        device=DEVICE,
+        held_back=0,
+        checkpoint=checkpoint,
+    )
+
+    def made(**settings: object) -> tuple[Arrays, int]:
+        report = build_base(photos, tmp_path / "base.lwm", config.model_copy(update=settings))
+        assert report.training
+        return open_bundle(tmp_path / "base.lwm").arrays(), report.training.epochs
+
+    trained, epochs = made()
+    half, more_epochs = made(pretrained_share=0.5)
+    assert (epochs, more_epochs) == (6, 8)
+    moved = 0
+    for name in trained:
+        _, is_backbone, key = name.partition("backbone.")
+        if is_backbone and trained[name].dtype == np.float32:
+            mean = (trained[name] + start[key].numpy()) / 2
+            np.testing.assert_allclose(half[name], mean, rtol=1e-5, atol=1e-6)
+            moved += not np.array_equal(trained[name], start[key].numpy())
+    assert moved > 20
+    frozen, epochs = made(pretrained_share=0.5, frozen_blocks=12)
+    assert epochs == 6  # no block was trained, so the head has learnt from the features that ship
+    assert all(
+        np.array_equal(frozen[f"backbone.{key}"], tensor.numpy())
+        for key, tensor in start.items()
+        if f"backbone.{key}" in frozen
+    )
