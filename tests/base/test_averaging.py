@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from lwm_edge import BaseConfig, build_base
+from lwm_edge.base import saved_training
 from lwm_edge.base.averaging import average_weights
 from lwm_edge.errors import ConfigError
 from lwm_edge.model.architectures.registry import find_architecture
 from lwm_edge.model.bundle import Arrays, open_bundle
+from lwm_edge.records import Progress
 from tests.support.folders import PhotoMaker
 from tests.support.networks import fresh_network
 from tests.support.samples import DEVICE
@@ -47,13 +49,16 @@ def test_half_of_pretrained_weights_is_kept_unless_the_settings_say_otherwise() 
         BaseConfig(architecture="resnet18", weights="imagenet", pretrained_share=1)
 
 
-def test_a_base_is_half_way_between_its_checkpoint_and_what_it_learnt(
-    tmp_path: Path, make_photos: PhotoMaker
-) -> None:
-    photos, checkpoint = make_photos("Bag", "Shirt", count=12), tmp_path / "start.pth"
+@pytest.fixture
+def start(tmp_path: Path) -> dict[str, torch.Tensor]:
+    """Writes a checkpoint to start from, and returns its state dict."""
     torch.manual_seed(2)
-    start = find_architecture("small_resnet20").build().state_dict()
-    torch.save(start, checkpoint)
+    state: dict[str, torch.Tensor] = find_architecture("small_resnet20").build().state_dict()
+    torch.save(state, tmp_path / "start.pth")
+    return state
+
+
+def _config(tmp_path: Path, **settings: object) -> BaseConfig:
     config = BaseConfig(
         architecture="small_resnet20",
         image_size=28,
@@ -63,11 +68,18 @@ def test_a_base_is_half_way_between_its_checkpoint_and_what_it_learnt(
         grid=0,
         device=DEVICE,
         held_back=0,
-        checkpoint=checkpoint,
+        checkpoint=tmp_path / "start.pth",
     )
+    return config.model_copy(update=settings)
+
+
+def test_a_base_is_half_way_between_its_checkpoint_and_what_it_learnt(
+    tmp_path: Path, make_photos: PhotoMaker, start: dict[str, torch.Tensor]
+) -> None:
+    photos = make_photos("Bag", "Shirt", count=12)
 
     def made(**settings: object) -> tuple[Arrays, int]:
-        report = build_base(photos, tmp_path / "base.lwm", config.model_copy(update=settings))
+        report = build_base(photos, tmp_path / "base.lwm", _config(tmp_path, **settings))
         assert report.training
         return open_bundle(tmp_path / "base.lwm").arrays(), report.training.epochs
 
@@ -89,3 +101,25 @@ def test_a_base_is_half_way_between_its_checkpoint_and_what_it_learnt(
         for key, tensor in start.items()
         if f"backbone.{key}" in frozen
     )
+
+
+@pytest.mark.usefixtures("start")
+def test_an_interruption_while_the_head_is_trained_changes_nothing(
+    tmp_path: Path, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "train" and progress.total == 2 * 3:  # two epochs, instead of six before
+            raise Killed
+
+    photos, config = make_photos("Bag", "Shirt", count=12), _config(tmp_path, pretrained_share=0.5)
+    build_base(photos, tmp_path / "whole.lwm", config)
+    monkeypatch.setattr(saved_training, "SECONDS_BETWEEN_SAVES", 0.0)
+    with pytest.raises(Killed):
+        build_base(photos, tmp_path / "base.lwm", config, on_progress=stop)
+    assert (tmp_path / "base.lwm.training").is_file() and not (tmp_path / "base.lwm").exists()
+    build_base(photos, tmp_path / "base.lwm", config)
+    assert (tmp_path / "base.lwm").read_bytes() == (tmp_path / "whole.lwm").read_bytes()
+    assert not (tmp_path / "base.lwm.training").exists()
