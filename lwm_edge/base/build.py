@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -79,12 +80,13 @@ def _build(
     material = _read_material(photos, config, preprocessing, ranks, on_progress)
     network.to(device)
     saved = SavedTraining(output, material.learnt, config, ranks)
-    pretrained = {name: tensor.clone() for name, tensor in network.backbone.state_dict().items()}
+    keeps_weights = config.kept_share > 0 and config.frozen_blocks < len(network.blocks())
+    pretrained = deepcopy(network.backbone.state_dict()) if keeps_weights else {}
     # Stochastic depth draws from torch's global generators; the CPU's generator gets its old state back.
     with torch.random.fork_rng(devices=[]), computing_in(_precision(config, device), network):
         torch.manual_seed(config.seed + ranks.rank)
         training = train_base(network, material.learnt, config, saved, ranks, on_progress)
-        if config.kept_share and config.frozen_blocks < len(network.blocks()):
+        if keeps_weights:
             average_weights(network, pretrained, config.kept_share)
             training = train_head(network, material.learnt, config, training, ranks, on_progress)
     report = finish_base(
