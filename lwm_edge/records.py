@@ -237,8 +237,8 @@ class Progress(Report):
     before each photo, and further ones while a photo is slow to read.
 
     Attributes:
-        phase: Name of the phase: `photos`, `check`, `plan`, `features`, `train`, `evaluate`, `stage`,
-            `commit`, `export` or `page`; `simulate` for whole increments.
+        phase: Name of the phase: `photos`, `check`, `plan`, `features`, `train`, `head`, `evaluate`,
+            `stage`, `commit`, `export` or `page`; `simulate` for whole increments.
         done: Number of steps done in the phase.
         total: Number of steps in the phase.
         loss: Loss of the latest optimiser update, while training.

@@ -14,10 +14,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..learning.reports import TrainingReport
 from ..model.network import Network
 from ..photos.photo_set import PhotoSet
-from ..records import ProgressCallback
+from ..records import Progress, ProgressCallback
 from .config import BaseConfig
 from .ranks import Ranks
 from .saved_training import NeverSaved
@@ -41,38 +40,25 @@ def average_weights(network: Network, pretrained: Mapping[str, Tensor], share: f
 
 
 def train_head(
-    network: Network,
-    photos: PhotoSet,
-    config: BaseConfig,
-    training: TrainingReport,
-    ranks: Ranks,
-    on_progress: ProgressCallback,
-) -> TrainingReport:
+    network: Network, photos: PhotoSet, config: BaseConfig, ranks: Ranks, on_progress: ProgressCallback
+) -> None:
     """Trains the head alone for a fifth of the epochs, since it has learnt from other features than these.
 
     Args:
         network: Network whose weights were averaged.
         photos: Photos that it has learnt from.
         config: Settings of the base.
-        training: Report on the training so far.
         ranks: Processes that train together.
         on_progress: Function that is called after every update.
-
-    Returns:
-        The report on both trainings together; the loss is that of the second one.
     """
+
+    def report(progress: Progress) -> None:
+        """Reports an update as one of the head's training."""
+        on_progress(progress.model_copy(update={"phase": "head"}))
+
     changes = {
         "frozen_blocks": len(network.blocks()),
         "rotations": False,
         "epochs": math.ceil(config.epochs / _PART_OF_EPOCHS),
     }
-    of_head = train_base(network, photos, config.model_copy(update=changes), NeverSaved(), ranks, on_progress)
-    seconds, steps = training.seconds + of_head.seconds, training.steps + of_head.steps
-    return of_head.model_copy(
-        update={
-            "epochs": training.epochs + of_head.epochs,
-            "steps": steps,
-            "seconds": seconds,
-            "step_ms": 1000 * seconds / steps,
-        }
-    )
+    train_base(network, photos, config.model_copy(update=changes), NeverSaved(), ranks, report)

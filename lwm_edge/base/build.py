@@ -39,7 +39,7 @@ def build_base(
     If the calling script is started with `torchrun --nproc-per-node N`, N processes train the base together.
     All of them return the report, but only the first one writes the bundle and reports progress. The training
     is saved at the end of an epoch, about once a minute at most; after an interruption, the same call
-    continues it.
+    continues it. If the head is trained alone at the end, only that part starts over.
 
     Args:
         photos: Path of a folder with one sub-folder of photos for each class.
@@ -88,7 +88,7 @@ def _build(
         training = train_base(network, material.learnt, config, saved, ranks, on_progress)
         if keeps_weights:
             average_weights(network, pretrained, config.kept_share)
-            training = train_head(network, material.learnt, config, training, ranks, on_progress)
+            train_head(network, material.learnt, config, ranks, on_progress)
     report = finish_base(
         network, material, config, output, on_progress, ranks=ranks, training=training, started=started
     )

@@ -84,9 +84,10 @@ class BaseConfig(BundleConfig):
     pretrained_share: float | None = Field(default=None, ge=0, lt=1)
     """Share of the weights before training in the final ones; by default, 0.5 with `weights` and 0 otherwise.
 
-    After training, each weight of the backbone becomes a mean of what it was before and what it is now, and
-    the head is trained for another fifth of the epochs. This keeps more of what pretrained weights can tell
-    apart, which helps with new classes; the classes of the photos may be recognised a little less well.
+    If it is above 0, each weight of the backbone becomes a mean of what it was before training and what it is
+    after it, and the head is then trained alone for another fifth of the epochs. This keeps more of what
+    pretrained weights can tell apart, which helps with new classes. It changes nothing if all blocks are
+    frozen.
     """
     epochs: int = Field(default=30, ge=1, le=10_000)
     """Number of passes over the photos."""

@@ -62,7 +62,8 @@ class BaseReport(Report):
         class_names: Class names in class_index order.
         capacity: Maximum number of classes in the bundle.
         bundle_bytes: Length of the bundle, which never changes.
-        training: Report on the training; None if a trained classifier was packed.
+        training: Report on the training, without the head's own training that may follow; None if a trained
+            classifier was packed.
         levels: Levels that the head reads, and why.
         learnt: Accuracy of the trained head on the photos that it learnt from, which says little.
         unseen: Accuracy on photos that the network never saw; None if there are none. If a solved

@@ -144,7 +144,7 @@ class SavedTraining:
 
 
 class NeverSaved:
-    """Stands in for `SavedTraining` where training is too short to be worth saving.
+    """Stands in for `SavedTraining` where an interrupted training starts over.
 
     Attributes:
         epoch: Number of epochs that were done before: 0.
@@ -175,8 +175,11 @@ def _parameters(optimizer: torch.optim.SGD) -> list[Tensor]:
 
 def _job_digest(photos: PhotoSet, config: BaseConfig) -> str:
     """Computes a digest of the photos, their labels, and all settings except the device."""
+    settings = config.model_dump(mode="json", exclude={"device", "pretrained_share"})
+    if config.kept_share:  # otherwise the digest is that of versions before this setting
+        settings["kept_share"] = config.kept_share
     content = {
         "photos": [(photo.digest, photo.label) for photo in photos.photos],
-        "settings": config.model_dump(mode="json", exclude={"device"}),
+        "settings": settings,
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -16,6 +16,7 @@ _PHASES = {
     "plan": "Planning",
     "features": "Looking at photos",
     "train": "Training",
+    "head": "Training the head",
     "evaluate": "Evaluating",
     "stage": "Preparing the new model",
     "commit": "Saving and checking the new model",

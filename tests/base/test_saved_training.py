@@ -75,6 +75,17 @@ def test_unfinished_training_of_another_base_is_left_alone(tmp_path: Path) -> No
         train(tmp_path / "base.lwm", killed_at=3, config=CONFIG.model_copy(update={"device": "cpu"}))
 
 
+def test_settings_that_keep_no_pretrained_weights_belong_to_the_same_training() -> None:
+    photos = photo_set("1", count=2)
+
+    def digest(**settings: object) -> str:
+        return saved_training._job_digest(photos, CONFIG.model_copy(update=settings))
+
+    assert digest() == digest(pretrained_share=0.0) != digest(epochs=4)
+    assert digest(weights="imagenet") == digest(weights="imagenet", pretrained_share=0.5) != digest()
+    assert digest(weights="imagenet", pretrained_share=0.0) != digest(weights="imagenet")
+
+
 def test_a_file_that_holds_no_training_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "base.lwm.training").write_text("notes")
     with pytest.raises(ConfigError, match="another file is there; move that file elsewhere"):
