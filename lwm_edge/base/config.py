@@ -11,7 +11,7 @@ from ..model.terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
 from ..photos.class_names import text_problem
 from ..records import ExactPath, Settings
 
-_PRETRAINED_SHARE = 0.5
+PRETRAINED_SHARE = 0.5  # of pretrained weights, unless the settings say otherwise
 _MAX_STATISTIC, _MIN_STD = 3.0, 1e-3  # bounds for mean and std, if pixels are from 0 to 1
 
 
@@ -137,7 +137,7 @@ class BaseConfig(BundleConfig):
     @property
     def kept_share(self) -> float:
         """Returns the share of the weights before training that is kept, whether it was set or not."""
-        default = _PRETRAINED_SHARE if self.weights else 0.0
+        default = PRETRAINED_SHARE if self.weights else 0.0
         return default if self.pretrained_share is None else self.pretrained_share
 
 

@@ -17,7 +17,7 @@ from ..photos.preprocessing import Preprocessing
 from ..wording import counted
 from .checkpoint import load_into, read_checkpoint
 from .choose_levels import map_shapes
-from .config import BaseConfig, PackConfig
+from .config import PRETRAINED_SHARE, BaseConfig, PackConfig
 
 
 def start_network(
@@ -86,7 +86,7 @@ def _pretrained(architecture: Architecture, name: str, weights: str) -> Mapping[
     except OSError as error:
         raise ConfigError(
             f"the {weights} weights of {name} cannot be fetched ({error}); download them elsewhere and pass "
-            "them with --checkpoint"
+            f"them with --checkpoint FILE --pretrained-share {PRETRAINED_SHARE}"
         ) from None
 
 
