@@ -2,6 +2,7 @@
 """Measures how fast the exported file runs and how long commands take from start to finish.
 
     python benchmarks/speed.py RESULTS.json [--rounds 7] [--arch efficientnet_lite0 ...]
+    python benchmarks/speed.py RESULTS.json --arch efficientnet_lite0@224 [--arch efficientnet_lite1@240 ...]
     python benchmarks/speed.py RESULTS.json --only-commands
 
 In a round the variants run in turn, each in a new process, so that the machine's state is the same for all. A
@@ -54,7 +55,7 @@ def write_files(arch: str, folder: Path) -> None:
     network = make_network(arch)
     classes = network.classes
     manifest = Manifest(
-        architecture=arch,
+        architecture=arch.partition("@")[0],
         preprocessing=network.preprocessing,
         activation="sigmoid",
         class_names=tuple(f"class {n}" for n in range(classes)),
@@ -92,10 +93,11 @@ def make_network(arch: str) -> Any:
     from lwm_edge.model.architectures.surgery import take_apart
     from lwm_edge.model.network import Network
 
-    architecture = find_architecture(arch)
+    name, _, given_size = arch.partition("@")
+    architecture = find_architecture(name)
     torch.manual_seed(0)
-    backbone, head = take_apart(architecture.build(), architecture, arch)
-    size = IMAGE_SIZES.get(arch, architecture.preprocessing.image_size)
+    backbone, head = take_apart(architecture.build(), architecture, name)
+    size = int(given_size) if given_size else IMAGE_SIZES.get(name, architecture.preprocessing.image_size)
     preprocessing = architecture.preprocessing.model_copy(update={"image_size": size, "resize_size": size})
     full_head = torch.nn.Linear(head.in_features, 80)
     return Network(backbone, full_head, 80, preprocessing).eval()
@@ -238,7 +240,7 @@ def measure_commands(rounds: int, folder: Path) -> dict[str, Any]:
 def main(
     results: Annotated[Path, typer.Argument(help="JSON file to write.")],
     rounds: Annotated[int, typer.Option(min=1, help="Number of processes for each variant.")] = 7,
-    arch: Annotated[list[str], typer.Option(help="Networks to measure.")] = list(ARCHITECTURES),  # noqa: B006
+    arch: Annotated[list[str], typer.Option(help="NETWORK or NETWORK@SIZE.")] = list(ARCHITECTURES),  # noqa: B006
     only_commands: Annotated[bool, typer.Option(help="Measure whole commands instead of networks.")] = False,
 ) -> None:
     """Measures networks, or commands, and writes the results."""
