@@ -16,7 +16,7 @@ from tests.support.pages import ROOT
 RELEASE = (ROOT / ".ci" / "release").read_text(encoding="utf-8")
 BUILDS = ("make_tools", "install_in_fleet", "make_sbom", "with_torch", "build", "without_traces")
 # Tests in these files follow links between pages, or ask git for the commit.
-LIKELY_TO_NEED_A_CHECKOUT = ("tests/test_pages.py", "tests/test_protocol.py")
+LIKELY_TO_NEED_A_CHECKOUT = ("tests/test_pages.py", "tests/test_readme.py", "tests/test_protocol.py")
 
 
 def test_each_build_has_its_own_tools_dependencies_and_sbom() -> None:
