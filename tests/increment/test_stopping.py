@@ -250,8 +250,9 @@ def test_exporting_in_eight_bits_reports_each_photo_of_each_pass_and_can_be_ende
 def test_predict_shows_its_progress_only_on_a_terminal(home: Home) -> None:
     photo = DEMO_DATA / "test" / "base" / "Coat" / "000.png"
     command = [sys.executable, "-m", "lwm_edge", "predict", str(photo), "--home", str(home.path)]
-    for terminal, shown in (("1", True), ("", False)):
-        environment = {**os.environ, "FORCE_COLOR": terminal, "TERM": "xterm"}
+    plain = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
+    for terminal, shown in (({"FORCE_COLOR": "1"}, True), ({}, False)):
+        environment = {**plain, **terminal, "TERM": "xterm"}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         assert ("Looking at photos" in done.stderr) == shown and "Coat" in done.stdout
 
