@@ -170,8 +170,9 @@ def shortened(lines: Sequence[str], listed: int, one: str = "more", many: str = 
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of another library's error, short and printable."""
-    line = next(filter(str.strip, str(error).splitlines()), type(error).__name__)
+    """Returns the first line of another library's error, short, printable and without its full stop."""
+    line = next(filter(str.strip, str(error).splitlines()), type(error).__name__).rstrip()
+    line = line if line.endswith("..") else line.removesuffix(".")
     line = line if line.isprintable() else ascii(line)
     return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."
 

@@ -107,7 +107,10 @@ def trace_graph(network: Network, activation: Activation) -> bytes:
     except ExportError:
         raise
     except Exception as error:
-        raise ExportError(f"torch cannot export this network to ONNX: {first_line(error)}") from error
+        raise ExportError(
+            f"torch cannot export this network to ONNX: {first_line(error)}; "
+            "if onnxscript is old, update it: pip install --upgrade onnxscript"
+        ) from error
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 

@@ -274,6 +274,16 @@ def test_every_family_exports_in_a_form_that_runtimes_can_read(name: str, tmp_pa
 
 
 @pytest.mark.slow
+def test_an_exporter_that_fails_may_be_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(*args: object, **settings: object) -> None:
+        raise ValueError("The model contains functions.\nUse a pass that inlines them.")
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    told = "to ONNX: The model contains functions; if onnxscript is old, update it: pip install"
+    with pytest.raises(ExportError, match=told):
+        trace_graph(fresh_network("small_resnet20"), "sigmoid")
+
+
 def test_softmax_and_levels_export_in_the_same_form() -> None:
     network = network_with_levels()
     graph, content = exported(network, "small_resnet20", "softmax")
