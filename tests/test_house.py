@@ -19,7 +19,7 @@ from tests.support.folders import BASE_BUNDLE, DEMO_DATA
 ROOT = Path(lwm_edge.__file__).parent
 MAY_IMPORT = {
     "errors": {"wording"}, "_disk": set(), "_streams": set(), "wording": set(), "characters": set(),
-    "records": {"errors"}, "advice": {"errors", "records"}, "_processes": {"errors"},
+    "records": {"errors"}, "advice": {"errors", "records"}, "extras": {"errors"}, "_processes": {"errors"},
     "_cgroups": set(), "processors": {"_cgroups"}, "memory": {"errors", "_cgroups"}, "freed_memory": set(),
     "inspection": {"errors", "_disk"}, "durability": {"errors", "_disk", "inspection"},
     "storage": {"errors", "_disk", "inspection", "durability"},
@@ -37,7 +37,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 GROUND = {
     "errors", "_disk", "_streams", "_processes", "_cgroups", "wording", "characters", "records", "advice",
-    "inspection",
+    "extras", "inspection",
     "durability", "storage", "outputs", "locks", "memory", "freed_memory", "processors",
 }  # fmt: skip
 ABOVE = {"cli", "demo", "__init__", "__main__"}  # these may import everything

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, PhotosError
+from ..errors import PhotosError
+from ..extras import load_library
 from ..model.classifier import Classifier, Prediction
 from ..model.terms import KEPT, SECONDS_BETWEEN_FRAMES, TOP_K
 from ..photos.pixels import Pixels
@@ -45,8 +46,8 @@ def watch(
     Raises:
         HomeError: There is no home.
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
-        ConfigError: OpenCV is not installed (the message says how to install it), `keep` is not one of
-            `model.terms.SHARES`, or `top_k` is less than 1.
+        ConfigError: OpenCV is not installed or cannot be loaded (the message says what to do), `keep` is not
+            one of `model.terms.SHARES`, or `top_k` is less than 1.
         PhotosError: There is no such camera or file, or OpenCV cannot read it.
         ResourceError: Memory ran out.
     """
@@ -102,10 +103,4 @@ def _video_times(cv2: Any, capture: Any) -> Iterator[float]:
 
 
 def _opencv() -> Any:
-    try:
-        import cv2
-    except ImportError:
-        raise ConfigError(
-            "cameras and videos need OpenCV; install it with: pip install 'lwm-edge[camera]'"
-        ) from None
-    return cv2
+    return load_library("cv2", "cameras and videos need", "camera", "opencv-python-headless")

@@ -26,7 +26,7 @@ from ..photos.class_names import fold_class_name
 from ..photos.folders import PhotoFolder, read_photo_folder
 from ..photos.photo_set import Photo, PhotoSet, PixelCache
 from ..photos.quality import brightness_range, sharpness, short_side
-from ..photos.similarity import Hash, can_compare, hash_of, near_duplicates
+from ..photos.similarity import Hash, hash_of, near_duplicates, why_not_comparable
 from ..records import AnyPath, ProgressCallback, StepReporter, absolute, ignore_progress
 from .findings import AlikeClasses, CheckReport, Fault, SuspectPhoto
 from .judgement import LOOKALIKE_SHARE, judge_new_classes
@@ -145,7 +145,11 @@ def _counts(found: PhotoFolder) -> dict[str, int]:
 
 def _measure(photos: PhotoSet, on_progress: ProgressCallback) -> _Measurements:
     """Measures each photo on its own."""
-    measured, compares, resize_size = _Measurements(), can_compare(), photos.preprocessing.resize_size
+    measured, compares, resize_size = (
+        _Measurements(),
+        not why_not_comparable(),
+        photos.preprocessing.resize_size,
+    )
     report = StepReporter("check", len(photos.photos), on_progress)
     for index, photo in enumerate(photos.photos):
         (pixels,) = photos.load([index], report=report)
@@ -273,5 +277,5 @@ def _notes(found: PhotoFolder) -> Iterator[str]:
             "blurred and mislabelled photos were not looked for in classes with fewer than "
             f"{_FEWEST} photos: {', '.join(few)}"
         )
-    if not can_compare():
-        yield "near-duplicates were not looked for, as that needs imagehash (pip install 'lwm-edge[check]')"
+    if why := why_not_comparable():
+        yield why

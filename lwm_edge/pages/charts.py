@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..extras import load_library
 from ..model.ledger import LedgerEntry
 from ..proofs.plots import temporary_font_list
 from .facts import ClassFact
@@ -50,15 +50,10 @@ def require_matplotlib() -> None:
     """Refuses to start on a page whose charts could not be drawn.
 
     Raises:
-        ConfigError: matplotlib is not installed.
+        ConfigError: matplotlib is not installed or cannot be loaded.
     """
-    try:
-        with temporary_font_list():
-            import matplotlib.figure  # noqa: F401 - loads the fonts too
-    except ImportError:
-        raise ConfigError(
-            "a page's charts need matplotlib; install it: pip install 'lwm-edge[report]'"
-        ) from None
+    with temporary_font_list():
+        load_library("matplotlib.figure", "a page's charts need", "report")  # loads the fonts too
 
 
 def storage_chart(ledger: Sequence[LedgerEntry]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import inspection
 from ..characters import escaped
-from ..errors import ConfigError
+from ..extras import load_library
 from ..records import utf8_text
 
 _MIB = 2**20
@@ -18,13 +18,9 @@ def require_jinja2() -> Any:
     """Returns the library that fills in templates.
 
     Raises:
-        ConfigError: jinja2 is not installed.
+        ConfigError: jinja2 is not installed or cannot be loaded.
     """
-    try:
-        import jinja2
-    except ImportError:
-        raise ConfigError("a page needs jinja2; install it: pip install 'lwm-edge[report]'") from None
-    return jinja2
+    return load_library("jinja2", "a page needs", "report")
 
 
 def fill(template: Path, content: dict[str, Any]) -> bytes:
@@ -35,7 +31,7 @@ def fill(template: Path, content: dict[str, Any]) -> bytes:
         content: Values for the template, by the names that it uses.
 
     Raises:
-        ConfigError: jinja2 is not installed.
+        ConfigError: jinja2 is not installed or cannot be loaded.
     """
     jinja2 = require_jinja2()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..errors import ConfigError
+from ..extras import load_library
 from .pixels import Pixels
 
 _HASH_SIDE = 16  # so a hash has 256 bits
@@ -18,15 +20,22 @@ _ROWS_AT_ONCE = 512
 Hash = NDArray[np.bool_]
 
 
-def can_compare() -> bool:
-    """Returns whether imagehash is installed."""
-    return find_spec("imagehash") is not None
+def why_not_comparable() -> str | None:
+    """Returns why photos cannot be compared here, or None if they can."""
+    try:
+        _imagehash()
+    except ConfigError as error:
+        return error.message
+    return None
+
+
+def _imagehash() -> Any:
+    return load_library("imagehash", "near-duplicates were not looked for, as that needs", "check")
 
 
 def hash_of(pixels: Pixels) -> Hash:
     """Returns a perceptual hash [256]: which low frequencies of a photo's brightness are above the median."""
-    import imagehash
-
+    imagehash = _imagehash()
     bits: Hash = imagehash.phash(Image.fromarray(pixels), hash_size=_HASH_SIDE).hash.ravel()
     return bits
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import outputs
 from ..errors import ConfigError
+from ..extras import load_library
 from ..home.ownership import ONNX
 from .reports import SimulationStep
 from .trends import storage_bytes
@@ -83,11 +84,7 @@ def _draw(axes: Any, classes: list[int], label: str, values: list[int]) -> None:
 
 
 def _new_figure() -> Figure:
-    try:
-        with temporary_font_list():
-            from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError(
-            "the plot needs matplotlib; install it with: pip install 'lwm-edge[audit]'"
-        ) from None
-    return Figure(figsize=(10, 4), layout="constrained")
+    with temporary_font_list():
+        library = load_library("matplotlib.figure", "the plot needs", "audit")
+    figure: Figure = library.Figure(figsize=(10, 4), layout="constrained")
+    return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ import lwm_edge
 from lwm_edge.errors import PhotosError
 from lwm_edge.home.home import Home
 from lwm_edge.increment.findings import CheckReport
-from lwm_edge.photos import similarity
 from tests.support.folders import DEMO_DATA, PhotoMaker, state_of
 from tests.support.plant_faults import PLANTED, SOUND, plant
 
@@ -135,7 +135,7 @@ def test_without_imagehash_the_rest_is_found_and_one_note_says_so(
 ) -> None:
     photos = make_photos("Bag", count=6)
     Image.new("L", (28, 28), 3).save(photos / "Bag" / "dark.png")
-    monkeypatch.setattr(similarity, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "imagehash", None)
     report = lwm_edge.check_photos(shipped_home, photos)
     assert "black" in kinds(report)["Bag/dark.png"]
     assert len(report.notes) == 1 and "pip install 'lwm-edge[check]'" in report.notes[0]
