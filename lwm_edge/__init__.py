@@ -28,8 +28,8 @@ which they work.
     the command line    cli: commands, teaching, receipt, display, progress, terminal, settings
 
 A package imports only from those before it: the foundation (records, errors, wording, characters, advice,
-inspection, durability, storage, outputs, locks, memory, freed_memory, processors, _cgroups, _disk, _streams,
-_processes), photos, model, then custody and learning, home and base, increment, proofs, pages, cli.
+extras, inspection, durability, storage, outputs, locks, memory, freed_memory, processors, _cgroups, _disk,
+_streams, _processes), photos, model, then custody and learning, home and base, increment, proofs, pages, cli.
 
 Most functions are named with a verb, settings end in `Config`, and frozen reports end in `Report`. Errors
 that callers should handle are `LwmEdgeError`s (see `errors`). The command line calls the functions
