@@ -119,7 +119,7 @@ def test_pairs_of_average_and_last_are_in_the_results_files() -> None:
                 if pair := re.search(r"[\d.]+(?: ± [\d.]+)? / [\d.]+(?: ± [\d.]+)?", cell):
                     assert pair[0] in known, (files, cells)
                     checked += 1
-    assert checked == 85
+    assert checked == 86
 
 
 def test_the_results_at_a_glance_and_the_readmes_four_rows_are_in_the_results_files() -> None:
@@ -212,6 +212,16 @@ def test_the_speed_table_and_text_agree_with_their_files() -> None:
     assert f"`lwm-edge predict` on one photo {_with_spread(commands['predict_by_unit'])} times" in text
     assert f"Loading the file is {commands['loading_ms']:.0f} ms of that" in text
     assert f"one more photo takes {commands['predict_warm_ms']['median']:.1f} ms" in text
+
+
+def test_the_times_of_the_networks_of_a_family_agree_with_their_file() -> None:
+    one_thread = [row for row in _result("speed-lite.json")["networks"] if row["threads"] == 1]
+    sizes = [row["arch"].removeprefix("efficientnet_lite") for row in one_thread]
+    table = [cells for cells in rows(section(PAGE, "Caltech-101, pretrained")) if "px" in cells[0]]
+    assert [cells[0] for cells in table] == [
+        f"EfficientNet-Lite{number}, {pixels} px" for number, pixels in (size.split("@") for size in sizes)
+    ]
+    assert [cells[2] for cells in table] == [f"{row['after_ms']['median']:.1f}" for row in one_thread]
 
 
 def _with_spread(value: dict[str, float]) -> str:
