@@ -145,11 +145,8 @@ def _counts(found: PhotoFolder) -> dict[str, int]:
 
 def _measure(photos: PhotoSet, on_progress: ProgressCallback) -> _Measurements:
     """Measures each photo on its own."""
-    measured, compares, resize_size = (
-        _Measurements(),
-        not why_not_comparable(),
-        photos.preprocessing.resize_size,
-    )
+    measured, resize_size = _Measurements(), photos.preprocessing.resize_size
+    compares = not why_not_comparable()
     report = StepReporter("check", len(photos.photos), on_progress)
     for index, photo in enumerate(photos.photos):
         (pixels,) = photos.load([index], report=report)
