@@ -17,7 +17,8 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile, PngStream
 
-from ..errors import PhotosError
+from ..errors import ConfigError, PhotosError
+from ..extras import load_library
 from .guard import (
     MAX_WEBP_PIXELS,
     GuardedFile,
@@ -91,6 +92,7 @@ def load_reader_of(path: Path) -> None:
 
     Raises:
         OSError: The file cannot be read.
+        PhotosError: The library is installed, but it cannot be loaded.
     """
     with GuardedFile(path) as file:
         _load_readers(_costly_formats(file))
@@ -181,8 +183,10 @@ def _load_readers(formats: Sequence[str]) -> None:
 
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     if "HEIF" in formats and find_spec("pillow_heif"):
-        import pillow_heif
-
+        try:
+            pillow_heif = load_library("pillow_heif", "photos in HEIC format need", "heic", "pillow-heif")
+        except ConfigError as error:
+            raise PhotosError(f"cannot be read: {error.message}") from error
         pillow_heif.register_heif_opener(
             decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -119,6 +120,18 @@ def test_one_line_says_how_to_read_heic_if_its_library_is_missing(
     with pytest.raises(PhotosError) as caught:
         read_photo_folder(tmp_path, SIZE, PixelCache(0), min_photos=2)
     assert caught.value.problems == ("Cup: 1 usable photo; at least 2 are needed", *found.skipped)
+
+
+def test_a_heic_library_that_cannot_be_loaded_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brands = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    (tmp_path / "photo.heic").write_bytes(brands + bytes(100))
+    (tmp_path / "pillow_heif.py").write_text("raise ImportError('libheif is missing')")
+    monkeypatch.delitem(sys.modules, "pillow_heif", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PhotosError, match=r"cannot be loaded here \(libheif is missing\).*pip install"):
+        opening.load_reader_of(tmp_path / "photo.heic")
 
 
 @pytest.mark.slow
