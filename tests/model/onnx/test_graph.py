@@ -273,7 +273,6 @@ def test_every_family_exports_in_a_form_that_runtimes_can_read(name: str, tmp_pa
     np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits)), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_an_exporter_that_fails_may_be_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     def export(*args: object, **settings: object) -> None:
         raise ValueError("The model contains functions.\nUse a pass that inlines them.")
@@ -284,6 +283,7 @@ def test_an_exporter_that_fails_may_be_too_old(monkeypatch: pytest.MonkeyPatch) 
         trace_graph(fresh_network("small_resnet20"), "sigmoid")
 
 
+@pytest.mark.slow
 def test_softmax_and_levels_export_in_the_same_form() -> None:
     network = network_with_levels()
     graph, content = exported(network, "small_resnet20", "softmax")
