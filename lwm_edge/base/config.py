@@ -107,11 +107,11 @@ class BaseConfig(BundleConfig):
     augment: bool = True
     """Whether the photos are shifted and flipped at random."""
     rotations: bool = False
-    """Whether to learn from photos rotated by quarter turns too: better from scratch, but twice as slow.
+    """Whether to learn from rotated photos too: better when training from scratch, but twice as slow.
 
-    Each rotation of a class counts as a separate class, so the backbone learns more than the classes alone
-    would require. That helps with new classes if the network is trained from scratch; with pretrained
-    weights, it cost six points when it was measured.
+    The photos are rotated by quarter turns, and each rotation of a class counts as a separate class. So the
+    backbone learns more than the classes alone would require. That helps with new classes if the network is
+    trained from scratch; with pretrained weights, it cost six points when it was measured.
     """
     held_back: float = Field(default=0.1, ge=0, lt=1)
     """Share of each class's photos that is held back from training, to measure accuracy; 0 for none.
