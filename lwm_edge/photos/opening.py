@@ -92,10 +92,10 @@ def load_reader_of(path: Path) -> None:
 
     Raises:
         OSError: The file cannot be read.
-        PhotosError: The library is installed, but it cannot be loaded.
+        PhotosError: The library is missing, or it cannot be loaded.
     """
     with GuardedFile(path) as file:
-        _load_readers(_costly_formats(file))
+        _load_readers(_readable(_costly_formats(file)))
 
 
 def _opened(file: GuardedFile, in_decoder: bool) -> Image.Image:
@@ -104,8 +104,7 @@ def _opened(file: GuardedFile, in_decoder: bool) -> Image.Image:
             return kind(file)
         except SyntaxError:  # Pillow's error for another format, or for a damaged header
             file.seek(0)
-    formats = _costly_formats(file)
-    _require_readers(formats)
+    formats = _readable(_costly_formats(file))
     if formats and not in_decoder:  # merely opening such a photo may load all its pixels, or the whole file
         raise TooCostlyHereError
     _load_readers(formats)
@@ -142,15 +141,16 @@ def _costly_formats(file: GuardedFile) -> tuple[str, ...]:
     length = int.from_bytes(start[:4], "big")  # of the list of brands in AVIF, HEIF and video files
     brands = {start[at : at + 4] for at in range(8, min(length, len(start)), 4)}
     formats = tuple(name for name, of_format in _BRANDS.items() if brands & of_format)
-    return formats or (tuple(_BRANDS) if brands & _CONTAINER_BRANDS else ())
+    return formats or (("HEIF",) if brands & _CONTAINER_BRANDS else ())  # AVIF always names its own brand
 
 
-def _require_readers(formats: Sequence[str]) -> None:
-    """Refuses a photo that no installed library can read."""
-    missing = [name for name in formats if name in _READERS and find_spec(_READERS[name][0]) is None]
-    if missing and len(missing) == len(formats):
-        _, kind, how = _READERS[missing[-1]]
+def _readable(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns those of the formats that an installed library can read; refuses the photo if there is none."""
+    readable = tuple(name for name in formats if name not in _READERS or find_spec(_READERS[name][0]))
+    if formats and not readable:
+        _, kind, how = _READERS[formats[-1]]
         raise NeedsReaderError(kind, how)
+    return readable
 
 
 _READERS = {  # module, what such photos are called, and how to get the module
@@ -178,11 +178,11 @@ def _load_readers(formats: Sequence[str]) -> None:
         from PIL import TiffImagePlugin  # noqa: F401
     if "WEBP" in formats:
         from PIL import WebPImagePlugin  # noqa: F401
-    if "AVIF" in formats and find_spec("PIL.AvifImagePlugin"):
+    if "AVIF" in formats:
         from PIL import AvifImagePlugin
 
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    if "HEIF" in formats and find_spec("pillow_heif"):
+    if "HEIF" in formats:
         try:
             pillow_heif = load_library("pillow_heif", "photos in HEIC format need", "heic", "pillow-heif")
         except ConfigError as error:

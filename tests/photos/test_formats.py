@@ -70,6 +70,27 @@ def test_a_heif_file_of_another_brand_is_read_too(tmp_path: Path) -> None:
     assert_quadrants(read_photo(tmp_path / "photo.heic", SIZE))
 
 
+@pytest.mark.parametrize(
+    "brands", [b"mif1\0\0\0\0mif1mif1", b"msf1\0\0\0\0msf1heic", b"heic\0\0\0\0mif1heic"]
+)
+def test_a_heif_file_of_any_brand_is_not_called_damaged_if_its_library_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brands: bytes
+) -> None:
+    monkeypatch.setattr(opening, "find_spec", lambda name: name != "pillow_heif" or None)
+    (tmp_path / "photo.heif").write_bytes(b"\0\0\0\x18ftyp" + brands + bytes(100))
+    with pytest.raises(opening.NeedsReaderError, match=r"HEIC.*pip install 'lwm-edge\[heic\]'"):
+        read_photo(tmp_path / "photo.heif", SIZE)
+
+
+def test_a_missing_heic_library_does_not_keep_avif_from_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "find_spec", lambda name: name != "pillow_heif" or None)
+    (tmp_path / "photo.avif").write_bytes(b"\0\0\0\x18ftypavif\0\0\0\0avifheic" + bytes(100))
+    with opening.GuardedFile(tmp_path / "photo.avif") as file:
+        assert opening._readable(opening._costly_formats(file)) == ("AVIF",)
+
+
 def test_a_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "film.heic").write_bytes(b"\0\0\0\x18ftypqt  \0\0\0\0qt  mp42" + bytes(500))
     with pytest.raises(PhotosError, match="is not a JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC image"):
