@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, first_line
+from ..errors import ConfigError, LwmEdgeError, first_line, ran_out_of_memory
 from ..model.architectures.registry import Architecture
 from ..model.architectures.surgery import check_surgery, take_apart
 from ..model.network import Network
@@ -81,13 +82,22 @@ def _pretrained(architecture: Architecture, name: str, weights: str) -> Mapping[
     if weights not in architecture.weights:
         offered = ", ".join(architecture.weights) or "none"
         raise ConfigError(f"{name} has no weights {weights!r}; it offers: {offered}")
+    whose = f"the {weights} weights of {name}"
+    elsewhere = (
+        f"download them elsewhere and pass them with --checkpoint FILE --pretrained-share {PRETRAINED_SHARE}"
+    )
     try:
         return architecture.weights[weights]()
     except OSError as error:
+        raise ConfigError(f"{whose} cannot be fetched ({first_line(error)}); {elsewhere}") from None
+    except Exception as error:  # a damaged file, or whatever else a vendor's function may raise
+        if isinstance(error, LwmEdgeError) or ran_out_of_memory(error):
+            raise
+        unsafe = isinstance(error, UnpicklingError)  # torch's own message advises reading the file unsafely
         raise ConfigError(
-            f"the {weights} weights of {name} cannot be fetched ({error}); download them elsewhere and pass "
-            f"them with --checkpoint FILE --pretrained-share {PRETRAINED_SHARE}"
-        ) from None
+            f"{whose} cannot be read ({'no state dict' if unsafe else first_line(error)}); if a download was "
+            f"cut short, delete its file in {torch.hub.get_dir()} and try again, or {elsewhere}"
+        ) from error
 
 
 def _rows(architecture: Architecture, state: Mapping[str, Tensor]) -> int | None:

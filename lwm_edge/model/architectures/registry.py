@@ -21,7 +21,7 @@ from importlib import metadata
 import torch
 from torch import Tensor, nn
 
-from ...errors import ArchitectureError
+from ...errors import ArchitectureError, first_line, ran_out_of_memory
 from ...photos.preprocessing import Preprocessing
 from ._small_resnet import SmallResNet
 from ._torchvision import models
@@ -102,7 +102,8 @@ _TAILS = {"mobilenet_v3": _hidden_layer, "densenet": _final_relu}
 
 
 def _torchvision_weights(name: str) -> Mapping[str, Tensor]:
-    state: Mapping[str, Tensor] = models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True)
+    weights = models.get_model_weights(name).DEFAULT
+    state: Mapping[str, Tensor] = weights.get_state_dict(check_hash=True, weights_only=True)
     return state
 
 
@@ -153,8 +154,10 @@ def find_architecture(name: str) -> Architecture:
         try:
             found = entry.load()
         except Exception as error:
+            if ran_out_of_memory(error):
+                raise
             raise ArchitectureError(
-                f"architecture {name} ({entry.value}) cannot be loaded: {error}"
+                f"architecture {name} ({entry.value}) cannot be loaded: {first_line(error)}"
             ) from error
         if isinstance(found, Architecture):
             return found
