@@ -16,7 +16,7 @@ from lwm_edge.errors import PhotosError
 from lwm_edge.photos import opening
 from lwm_edge.photos.decoder_process import DECODER
 from lwm_edge.photos.folders import read_photo_folder
-from lwm_edge.photos.guard import MAX_MEMORY_BYTES, check_pixels
+from lwm_edge.photos.guard import MAX_MEMORY_BYTES, GuardedFile, check_pixels
 from lwm_edge.photos.photo_set import PixelCache
 from lwm_edge.photos.preprocessing import Preprocessing
 from lwm_edge.photos.reading import read_photo
@@ -87,7 +87,7 @@ def test_a_missing_heic_library_does_not_keep_avif_from_being_read(
 ) -> None:
     monkeypatch.setattr(opening, "find_spec", lambda name: name != "pillow_heif" or None)
     (tmp_path / "photo.avif").write_bytes(b"\0\0\0\x18ftypavif\0\0\0\0avifheic" + bytes(100))
-    with opening.GuardedFile(tmp_path / "photo.avif") as file:
+    with GuardedFile(tmp_path / "photo.avif") as file:
         assert opening._readable(opening._costly_formats(file)) == ("AVIF",)
 
 
