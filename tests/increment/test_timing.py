@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
 
 from lwm_edge import IncrementConfig, add_classes, plan_increment
 from lwm_edge.home.home import Home
+from lwm_edge.increment.instant import _solving_seconds
 from lwm_edge.increment.timing import START, Timer
 from lwm_edge.records import Progress
 from tests.support.folders import PhotoMaker
@@ -36,6 +38,15 @@ def test_parts_add_up_to_the_whole_across_processes(monkeypatch: pytest.MonkeyPa
     now[0] += 7
     assert sum(other.parts().values()) == other.seconds() == 30.0
     assert other.parts()["commit"] == 7.0
+
+
+def test_the_time_to_solve_the_head_counts_a_solve_for_each_fold_if_photos_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
+    few, many, more = (_solving_seconds(1000, photos) for photos in (0, 1000, 1001))
+    assert many == 3 * few and more == 6 * few
 
 
 @pytest.mark.slow
