@@ -1,4 +1,8 @@
-"""Loads libraries that the extras install, and says in plain words if one is missing or broken."""
+"""Loads libraries that the extras install, and says in plain words if one is missing or broken.
+
+The messages name the library, not the extra: where lwm-edge runs without torch, pip would install torch along
+with an extra.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,12 @@ from typing import Any
 from .errors import ConfigError, first_line, ran_out_of_memory
 
 
-def load_library(module: str, needed_for: str, extra: str, distribution: str | None = None) -> Any:
+def load_library(module: str, needed_for: str, distribution: str | None = None) -> Any:
     """Imports a library that an extra installs.
 
     Args:
         module: Dotted name of the module to import.
         needed_for: Subject and verb of the sentence that says what needs it, such as "the plot needs".
-        extra: Name of the extra.
         distribution: Name by which pip knows the library, if it is not that of the package.
 
     Raises:
@@ -31,7 +34,7 @@ def load_library(module: str, needed_for: str, extra: str, distribution: str | N
             raise
         if find_spec(package) is None:
             raise ConfigError(
-                f"{needed_for} {distribution}; install it with: pip install 'lwm-edge[{extra}]'"
+                f"{needed_for} {distribution}; install it with: pip install {distribution}"
             ) from None
         raise ConfigError(
             f"{needed_for} {distribution}, and it cannot be loaded here ({first_line(error)}); "

@@ -127,13 +127,13 @@ NUMBERS_ON_PAGES = [
     (DEPLOY, f"more than {judgement._UNKNOWN_SHARE:.0%} of the photos would be called [unknown]"),
     (DEPLOY, f"An interval wider than {shipped._WIDEST * 100:.0f} points"),
     (DEPLOY, f"has fallen by more than {shipped._LOSS_WORTH_A_WARNING * 100:.0f} percentage points"),
-    (DEPLOY, f"are darker than {doctor._BLACK:.0f} (brighter than {doctor._WHITE:.0f}) of 255"),
+    (DEPLOY, f"are below {doctor._BLACK:.0f} of 255, or even its darkest ones above {doctor._WHITE:.0f}"),
     (DEPLOY, f"less than {doctor._BLURRED_RATIO:.0%} of the sharpness"),
     (DEPLOY, f"With fewer than {doctor._FEWEST} photos"),
     (DEPLOY, f"one has {judgement._UNEQUAL_RATIO} times as many photos"),
     (DEPLOY, f"For each class, there are at most {LISTED} lines"),
     (DEPLOY, f"**Such a page holds photos**, up to {moment._PICTURES + moment._MISTAKES},"),
-    (DEPLOY, f"which keeps {terms.KEPT:.0%} of the photos of known classes"),
+    (DEPLOY, f"the threshold *keeps* {terms.KEPT:.0%} of the photos of known classes"),
     (DEPLOY, f"`--keep` chooses another share: {unknown.listed_shares()}."),
     (DEPLOY, f"if there are {unknown.fewest_photos(terms.KEPT)} or more"),
     (DEPLOY, f"With fewer than {unknown.fewest_photos(terms.KEPT)} photos in all"),
@@ -153,7 +153,7 @@ NUMBERS_ON_PAGES = [
     (EXAMPLES, f"The default is {BASE.epochs} epochs"),
     (EXAMPLES, f"at most {MAX_INPUTS} values"),
     (EXAMPLES, f"grids of {', '.join(f'{g}x{g}' for g in GRIDS[:-1])} and {GRIDS[-1]}x{GRIDS[-1]} cells"),
-    (EXAMPLES, f"attention maps need {_FEW_CELLS**0.5:g}x{_FEW_CELLS**0.5:g} cells"),
+    (EXAMPLES, f"Attention maps work best with {_FEW_CELLS**0.5:g}x{_FEW_CELLS**0.5:g} cells"),
     (EXAMPLES, f"The default, `{BASE.activation}`"),
     (
         EXAMPLES,
@@ -240,6 +240,17 @@ def test_extras_that_pages_name_exist() -> None:
     for page in PAGES:
         for extra in re.findall(r"\.\[(\w+)\]", read(page)):
             assert extra in PROJECT["optional-dependencies"], f"{page}: {extra}"
+
+
+def test_libraries_that_pages_say_to_install_belong_to_extras() -> None:
+    extras = {name for of in PROJECT["optional-dependencies"].values() for name in map(_distribution, of)}
+    commands = {span for page in PAGES for span in code_spans(page) if re.match(r"pip install [a-z]", span)}
+    named = {library for command in commands for library in command.split()[2:]}
+    assert len(named) > 4 and named - {"sympy"} <= extras
+
+
+def _distribution(requirement: str) -> str:
+    return re.split(r"[^\w-]", requirement)[0]
 
 
 def test_the_settings_file_on_the_page_can_be_used() -> None:

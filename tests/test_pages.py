@@ -99,12 +99,13 @@ PRINTED = {  # text that shows that a block did what the page says
 COMMAND = r"(\$ |sudo |docker |git |python3? |\S*pip |\S*lwm-edge )"
 IN_TEXT = {  # commands outside of blocks, lwm-edge's own aside: what reads or runs them, or why nothing does
     r"pip install '\S*\[[\w,]+\]'": "test_page_numbers.py looks for the extras",
+    r"pip install (?!sympy)[a-z2 -]+": "test_page_numbers.py looks for the libraries",
     r"pytest .*": "test_the_tests_that_the_page_names_exist",
     r"python benchmarks/\S+ .*": "a block of benchmarks/README.md has the same command",
     r"\.ci/extended \w+": "test_sections_of_the_extended_tests_that_pages_name_exist",
     r"\.ci/release (FOLDER|--lock)": ".ci/extended runs the first; the second changes what a release has",
     r"\. \.venv/bin/activate": "the commands after it run with that environment's programs first in PATH",
-    r"sudo apt.*|apt show .*|sudo adduser .*": "changes the system, or asks a Jetson's",
+    r"sudo (apt|chown).*|apt show .*|sudo adduser .*": "changes the system, or asks a Jetson's",
     r"sudo /opt/lwm-edge/bin/lwm-edge info .*": ".ci/live_systemd asks the installed service's home",
     r"python3 --version|pip hash FILE": "are Python's and pip's own",
     r"python -c .*|pip install sympy": "need the device's own torch",

@@ -46,7 +46,7 @@ class BundleConfig(Settings):
     description: Paragraph | None = None
     """Description of the base for people to read in the ONNX file."""
     permits: tuple[Permission, ...] = ()
-    """Changes to permit: add-photos (to shipped classes), undo or other-devices (no command yet).
+    """Changes to permit: add-photos (to shipped classes), undo, or other-devices (for later versions).
 
     All other changes need no permission. The permission other-devices is for classes that other devices
     learnt. No command takes such classes yet, so this is for later versions.
@@ -82,7 +82,7 @@ class BaseConfig(BundleConfig):
     the sorted order of the folders. To ship a trained classifier as it is, use `pack`.
     """
     pretrained_share: float | None = Field(default=None, ge=0, lt=1)
-    """Share of the weights before training in the final ones; by default, 0.5 with `weights` and 0 otherwise.
+    """Share that the weights from before training keep; by default, 0.5 with `weights` and 0 otherwise.
 
     If it is above 0, each weight of the backbone becomes a mean of what it was before training and what it is
     after it, and the head is then trained alone for another fifth of the epochs. This keeps more of what

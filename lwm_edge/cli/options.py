@@ -57,8 +57,8 @@ PhotosArgument = Annotated[
 ]
 MaxMemoryOption = Annotated[str | None, setting(IncrementConfig, "max_memory", metavar="SIZE")]
 MinPhotosOption = Annotated[int | None, setting(IncrementConfig, "min_photos")]
-FreshOption = Annotated[bool, setting(IncrementConfig, "fresh")]
-ForceOption = Annotated[bool, setting(IncrementConfig, "force")]
+FreshOption = Annotated[bool | None, setting(IncrementConfig, "fresh")]
+ForceOption = Annotated[bool | None, setting(IncrementConfig, "force")]
 DryRunOption = Annotated[
     bool,
     typer.Option(

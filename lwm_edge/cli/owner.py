@@ -78,7 +78,7 @@ def evaluate_command(photos: PhotosArgument, home: HomeOption = None, as_json: J
 
 def info_command(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file to show instead of the home's.")
+        Path | None, typer.Argument(metavar="BUNDLE", help="A bundle file to show instead of the home's.")
     ] = None,
     home: HomeOption = None,
     history: Annotated[
@@ -111,8 +111,8 @@ def export_command(
         Path | None, typer.Option(metavar="FILE", help="Export a bundle file instead of the home's model.")
     ] = None,
     static_batch: Annotated[int | None, setting(ExportConfig, "static_batch")] = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Store the backbone in half precision.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Quantise the backbone to 8-bit integers.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Store the network in half precision.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise the network to 8-bit integers.")] = False,
     float_weights: Annotated[bool, setting(ExportConfig, "float_weights")] = False,
     fixed_head: Annotated[bool, setting(ExportConfig, "fixed_head")] = False,
     photos: Annotated[Path | None, setting(ExportConfig, "photos", metavar="DIR")] = None,
@@ -159,7 +159,9 @@ def audit_command(
         ),
     ] = None,
     classes: Annotated[int, typer.Option(min=1, help="New classes in each simulated increment.")] = 1,
-    recipe: Annotated[str, typer.Option(help="Recipe of the simulated increments.")] = SIMULATED,
+    recipe: Annotated[
+        str, typer.Option(help="Recipe of the simulated increments; without torch, only lda works.")
+    ] = SIMULATED,
     isolated: Annotated[
         bool, typer.Option("--isolated", help="Run each simulated increment in its own process.")
     ] = False,
@@ -201,7 +203,7 @@ def audit_command(
 
 def verify_command(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle file to verify instead of the home's.")
+        Path | None, typer.Argument(metavar="BUNDLE", help="A bundle file to verify instead of the home's.")
     ] = None,
     home: HomeOption = None,
     trust: TrustOption = None,

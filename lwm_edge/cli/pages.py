@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def report_command(
     place: Annotated[
-        Path | None, typer.Argument(metavar="[HOME]", help="The model home, as with --home.")
+        Path | None, typer.Argument(metavar="HOME", help="The model home, as with --home.")
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page to write.")

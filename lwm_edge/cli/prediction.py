@@ -35,7 +35,7 @@ def predict_command(
     photos: Annotated[
         list[Any] | None,
         typer.Argument(
-            metavar="PHOTO...",
+            metavar="PHOTO",
             parser=_photo,
             help="Photos, folders of them, or - for a photo on standard input.",
         ),

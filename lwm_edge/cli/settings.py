@@ -212,6 +212,6 @@ def setting_help(config: type[Settings], name: str) -> str:
         for kind, words in _BOUNDS.items()
         if hasattr(bound, kind)
     ]
-    if not field.is_required() and field.default not in (None, False, ()):
+    if not field.is_required() and not any(field.default is unsaid for unsaid in (None, False, ())):
         notes.append(f"default {field.default}")
     return f"{summary} ({', '.join(notes)})." if notes else f"{summary}."

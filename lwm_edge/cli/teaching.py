@@ -48,7 +48,7 @@ def add_classes_command(
     home: HomeOption = None,
     class_name: NameOption = None,
     recipe: Annotated[str | None, setting(IncrementConfig, "recipe", autocompletion=complete_recipe)] = None,
-    instant: Annotated[bool, setting(IncrementConfig, "instant", "--instant")] = False,
+    instant: Annotated[bool | None, setting(IncrementConfig, "instant")] = None,
     time_budget: Annotated[
         float | None,
         setting(IncrementConfig, "time_budget_seconds", "--time-budget", metavar="SECONDS"),
@@ -65,8 +65,8 @@ def add_classes_command(
     device: Annotated[str | None, setting(IncrementConfig, "device")] = None,
     precision: Annotated[str | None, setting(IncrementConfig, "precision")] = None,
     dry_run: DryRunOption = False,
-    fresh: FreshOption = False,
-    force: ForceOption = False,
+    fresh: FreshOption = None,
+    force: ForceOption = None,
     sign_with: SignWithOption = None,
     page: PageOption = None,
     details: DetailsOption = False,
@@ -85,7 +85,7 @@ def add_classes_command(
         read_file_config(),
         class_name=class_name,
         recipe=recipe,
-        instant=instant or None,
+        instant=instant,
         time_budget_seconds=time_budget,
         beta=beta,
         gamma=gamma,
@@ -98,8 +98,8 @@ def add_classes_command(
         seed=seed,
         device=device,
         precision=precision,
-        fresh=fresh or None,
-        force=force or None,
+        fresh=fresh,
+        force=force,
         sign_with=sign_with,
     )
     opened = open_chosen_home(home)
@@ -161,14 +161,14 @@ def add_photos_command(
     max_memory: MaxMemoryOption = None,
     min_photos: MinPhotosOption = None,
     dry_run: DryRunOption = False,
-    fresh: FreshOption = False,
-    force: ForceOption = False,
+    fresh: FreshOption = None,
+    force: ForceOption = None,
     sign_with: SignWithOption = None,
     details: DetailsOption = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Teach the model more about classes that it knows; a photo that was given before counts twice."""
+    """Teach the model more about classes that it knows; a photo that was given before counts again."""
     from .. import add_photos
     from ..freed_memory import bound_allocator
 
@@ -177,8 +177,8 @@ def add_photos_command(
         class_name=class_name,
         max_memory=max_memory,
         min_photos=min_photos,
-        fresh=fresh or None,
-        force=force or None,
+        fresh=fresh,
+        force=force,
         sign_with=sign_with,
     )
     opened = open_chosen_home(home)

@@ -103,4 +103,4 @@ def _video_times(cv2: Any, capture: Any) -> Iterator[float]:
 
 
 def _opencv() -> Any:
-    return load_library("cv2", "cameras and videos need", "camera", "opencv-python-headless")
+    return load_library("cv2", "cameras and videos need", "opencv-python-headless")

@@ -19,11 +19,11 @@ class ExportConfig(Settings):
     precision: Literal["float32", "fp16", "int8"] = "float32"
     """Precision of the backbone: float32, fp16 or int8; the last two are checked on photos."""
     float_weights: bool = False
-    """Whether an int8 file keeps weights in float32 and quantises them on loading, as TensorRT requires."""
+    """Whether to keep an int8 file's weights in float32, to be quantised on loading, as TensorRT requires."""
     static_batch: int | None = Field(default=None, ge=1, le=256)
     """Number of images in every batch; if it is not set, a batch may have any number of images."""
     fixed_head: bool = False
-    """Whether the file has outputs for all classes that the bundle has room for, so that shapes are fixed."""
+    """Whether to give the file outputs for as many classes as there is room for, so that shapes are fixed."""
     photos: ExactPath | None = None
     """Folder of class folders, on whose photos the variant is checked; int8 is checked on half of the photos,
     and calibrated on up to 200 of the other half."""

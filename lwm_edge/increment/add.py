@@ -89,7 +89,7 @@ def add_photos(
     Args:
         home: Model home, or the path of its folder.
         photos: Path of a folder with one sub-folder of photos for each class, named after the class. A photo
-            that the model has already learnt from counts twice, because none is kept to compare it with.
+            that the model has already learnt from counts again, because none is kept to compare it with.
         config: Settings; None means the defaults. Settings of the training have no effect.
         solve_head: Whether to replace a trained head with one that is solved from the statistics.
         on_progress: Function that is called in this thread at every step and before each photo. An exception

@@ -92,17 +92,20 @@ def choose_recipe(
     if config.recipe != "auto":
         return config.recipe, "chosen in the settings"
     if config.instant:
-        return "lda", "the settings ask for an instant increment, so the backbone stays as it is"
+        return "lda", "the settings ask for an instant increment, so the network stays as it is"
     if not may_show_drift(photos, features):
         return (
             "lda",
-            f"{photos} photos cannot show how {features} features drift, so the backbone stays as it is",
+            f"{photos} photos cannot show how {features} features drift, so the network stays as it is",
         )
     if map_cells is None:
-        return "lda", "torch is not installed, so the backbone stays as it is"
+        return "lda", "torch is not installed, so the network stays as it is"
     if map_cells() == 1:
-        return "lda", "attention maps of a single cell cannot guide the backbone, so it stays as it is"
-    return "lwm-lda", f"{photos} photos show how {features} features drift, so the backbone may learn"
+        return (
+            "lda",
+            "attention maps of a single cell cannot guide the training, so the network stays as it is",
+        )
+    return "lwm-lda", f"{photos} photos show how {features} features drift, so the network may learn"
 
 
 def may_show_drift(photos: int, features: int) -> bool:
@@ -153,7 +156,7 @@ class IncrementConfig(Settings):
     chooses `lda` or `lwm-lda`; see `choose_recipe`.
     """
     instant: bool = False
-    """Whether to leave the backbone as it is, so that learning takes seconds."""
+    """Whether to leave the network as it is, so that learning takes seconds."""
     time_budget_seconds: float = Field(default=180.0, gt=0, allow_inf_nan=False)
     """Longest time in seconds that the whole increment may take if `auto` is to train the network.
 

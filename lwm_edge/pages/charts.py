@@ -53,7 +53,7 @@ def require_matplotlib() -> None:
         ConfigError: matplotlib is not installed or cannot be loaded.
     """
     with temporary_font_list():
-        load_library("matplotlib.figure", "a page's charts need", "report")  # loads the fonts too
+        load_library("matplotlib.figure", "a page's charts need")  # loads the fonts too
 
 
 def storage_chart(ledger: Sequence[LedgerEntry]) -> str:

