@@ -41,6 +41,7 @@ _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SYSTEM_RAN_SHORT = (errno.ENOMEM, errno.ENFILE, errno.EAGAIN)
 _OUT_OF_MEMORY_WORDS = (
     "allocate memory",
+    "not enough memory",  # as torch says it on Windows
     "out of memory",
     "bad_alloc",
     "failed to map segment",  # the loader's words when there is no memory for a library

@@ -79,7 +79,7 @@ def _build(
     possible_levels(network, config.grid)  # refuses a grid that does not fit
     material = _read_material(photos, config, preprocessing, ranks, on_progress)
     network.to(device)
-    saved = SavedTraining(output, material.learnt, config, ranks)
+    saved = SavedTraining(output, network, material.learnt, config, ranks)
     keeps_weights = config.kept_share > 0 and config.frozen_blocks < len(network.blocks())
     pretrained = deepcopy(network.backbone.state_dict()) if keeps_weights else {}
     # Stochastic depth draws from torch's global generators; the CPU's generator gets its old state back.

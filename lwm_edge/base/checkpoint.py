@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import inspection
-from ..errors import ArchitectureError, ConfigError, shortened
+from ..errors import ArchitectureError, ConfigError, first_line, ran_out_of_memory, shortened
 from ..model.architectures.registry import architecture_names, find_architecture
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "weights", "params")
@@ -86,10 +86,17 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; give the path of a checkpoint (.pth)")
     try:
-        with warnings.catch_warnings(), inspection.open_regular(path) as file:
+        file = inspection.open_regular(path)
+    except OSError as error:
+        why = error.strerror or first_line(error)
+        raise ConfigError(f"{path} cannot be read ({why}); check the path and its permissions") from None
+    try:
+        with file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those about odd pickle protocols, which are refused anyway
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise almost anything
+        if ran_out_of_memory(error):
+            raise
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise ConfigError(
                 f"{path} holds an object of type {_shown(found[1])}, which cannot be read without running "
@@ -189,7 +196,7 @@ def _likeness(state: Mapping[str, Tensor], name: str) -> str:
         outside_head = theirs.keys() - head
         if outside_head == shapes.keys() - head and all(theirs[n] == shapes[n] for n in outside_head):
             if name == candidate:
-                return ": only the head differs; it must be one linear layer with a weight and a bias"
+                return ": only the head differs; it must be one linear layer"
             return f": this looks like {candidate}, so try --arch {candidate}"
     return ""
 
@@ -201,7 +208,7 @@ def _shapes_of(architecture_name: str) -> tuple[dict[str, torch.Size], set[str]]
         architecture = find_architecture(architecture_name)
         with torch.device("meta"):
             shapes = _shapes(architecture.build().state_dict())
-    except Exception:  # an architecture from another package fails, or does not build on the device "meta"
+    except (Exception, SystemExit):  # another package's architecture fails, or does not build on "meta"
         return {}, set()
     return shapes, {f"{architecture.head}.weight", f"{architecture.head}.bias"}
 

@@ -73,7 +73,7 @@ class BaseConfig(BundleConfig):
             given, or a share of the weights is to be kept without either.
     """
 
-    weights: str | None = None
+    weights: str | None = Field(default=None, min_length=1)
     """Name of pretrained weights that the architecture offers, such as imagenet."""
     checkpoint: ExactPath | None = None
     """File of a torch checkpoint (.pth) to start from, either of a whole classifier or of its backbone.
@@ -96,11 +96,11 @@ class BaseConfig(BundleConfig):
 
     The blocks are the backbone's child modules, in order; a sequential module is replaced by its children.
     """
-    learning_rate: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0, le=1000)
     """Peak learning rate of the one-cycle schedule; by default, 0.05 from scratch and 0.01 otherwise."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""
-    weight_decay: float = Field(default=5e-4, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0, le=1000)
     """Weight decay of all weights."""
     batch_size: int = Field(default=64, ge=2, le=4096)
     """Number of photos per optimiser update."""

@@ -34,8 +34,13 @@ def read_labels(path: Path) -> tuple[str, ...]:
                 f"{path} is longer than {_MAX_BYTES // 1024**2} MiB, so it is not a list of labels"
             )
         content = read.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as a list of labels ({first_line(error)})") from None
+    except OSError as error:
+        problem = error.strerror or first_line(error)
+        raise ConfigError(f"{path} cannot be read ({problem}); check the path and its permissions") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} cannot be read as a list of labels ({first_line(error)}); save it as UTF-8"
+        ) from None
     names = tuple(normalise_class_name(line.strip()) for line in content.splitlines() if line.strip())
     problems = [f"{name[:80]!r} {why}" for name in names if (why := class_name_problem(name))]
     counts, spelt = Counter(fold_class_name(name) for name in names), {fold_class_name(n): n for n in names}

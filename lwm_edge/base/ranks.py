@@ -35,6 +35,10 @@ T = TypeVar("T")
 
 _TIMEOUT = timedelta(days=1)  # the first process solves heads and exports while the others wait
 _SECONDS_TO_REPORT = 10.0
+_TORCHRUN_SETS = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    "TORCHELASTIC_RESTART_COUNT",
+)
 # Parts of error messages, without their first letters, which may be capitals.
 _LOST_CONNECTION = ("onnection closed", "onnection reset", "onnection refused", "roken pipe")
 
@@ -174,8 +178,19 @@ def is_first_rank() -> bool:
 
 
 def _has_peers() -> bool:
-    launched = distributed.is_available() and distributed.is_torchelastic_launched()
-    return launched and int(os.environ["WORLD_SIZE"]) > 1
+    """Tells whether torchrun started several processes.
+
+    Raises:
+        ConfigError: Only some of the variables that torchrun sets are there.
+    """
+    if not (distributed.is_available() and distributed.is_torchelastic_launched()):
+        return False
+    if missing := [name for name in _TORCHRUN_SETS if name not in os.environ]:
+        raise ConfigError(
+            f"the environment looks like torchrun's, but lacks {', '.join(missing)}; start this with "
+            "torchrun, or unset the variables that begin with TORCHELASTIC_"
+        )
+    return int(os.environ["WORLD_SIZE"]) > 1
 
 
 @contextmanager

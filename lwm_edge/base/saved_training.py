@@ -3,7 +3,8 @@
 The file lies next to the base that is to be written, and is removed once the base is written. It holds the
 network, the optimiser's momenta and the states of every process's random generators. So on the same kind of
 CPU, with the same number of processes, resumed training ends just as it would have without the interruption.
-The file can be used only with the same photos and settings; only the device may differ.
+The file can be used only with the same photos, settings and network to start from; only the device may
+differ.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 
 from .. import inspection, outputs, storage
 from ..errors import ConfigError
+from ..model.bundle import tensors_digest
+from ..model.loading import mapped_tensors
 from ..photos.photo_set import PhotoSet
 from .config import BaseConfig
 from .ranks import Ranks
@@ -51,6 +54,7 @@ class SavedTraining:
 
     Args:
         output: Path of the base that is to be written.
+        network: Network before training.
         photos: Photos that the base learns from.
         config: Settings of the base.
         ranks: Processes that train it; the first one writes.
@@ -63,9 +67,11 @@ class SavedTraining:
         ConfigError: The unfinished training of another base, or another kind of file, is in the way.
     """
 
-    def __init__(self, output: Path, photos: PhotoSet, config: BaseConfig, ranks: Ranks) -> None:
+    def __init__(
+        self, output: Path, network: nn.Module, photos: PhotoSet, config: BaseConfig, ranks: Ranks
+    ) -> None:
         self.path = output.with_name(f"{output.name}.training")
-        self._job, self._ranks = _job_digest(photos, config), ranks
+        self._job, self._ranks = _job_digest(network, photos, config), ranks
         self._started = self._latest = time.monotonic()
         outputs.check_output(self.path)
         self.epoch, self.loss = ranks.by_first(self._progress)
@@ -76,7 +82,7 @@ class SavedTraining:
             return 0, 0.0
         found: Mapping[str, str] = {}
         if inspection.is_regular_file(self.path):
-            with suppress(SafetensorError, OSError), safe_open(self.path, "pt") as file:
+            with suppress(SafetensorError, OSError), safe_open(self.path, "np") as file:
                 found = file.metadata() or {}
         if found.get("kind") != _KIND:
             raise ConfigError(
@@ -85,8 +91,9 @@ class SavedTraining:
             )
         if found["job"] != self._job:
             raise ConfigError(
-                f"{self.path} holds training with other photos or settings, interrupted after epoch "
-                f"{found['epoch']}: give the original ones to continue it, or remove the file to start over"
+                f"{self.path} holds training with other photos or settings, or from another network, "
+                f"interrupted after epoch {found['epoch']}: give the original ones to continue it, or remove "
+                "the file to start over"
             )
         return int(found["epoch"]), float(found["loss"])
 
@@ -94,16 +101,17 @@ class SavedTraining:
         """Restores the saved training, if there is any."""
         if not self.epoch:
             return
-        with safe_open(self.path, "pt") as file:
-            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
+        saved = mapped_tensors(self.path)  # these must be copied, as nothing may write to them
         own = self._ranks.rank % sum(name.startswith("random.torch.") for name in saved)
         state = parts.module.state_dict()
         parts.module.load_state_dict({name: saved[f"module.{name}"] for name in state})
         for index, parameter in enumerate(_parameters(parts.optimizer)):
             if (name := f"momentum.{index}") in saved:
-                parts.optimizer.state[parameter]["momentum_buffer"] = saved[name].to(parameter.device)
+                parts.optimizer.state[parameter]["momentum_buffer"] = saved[name].to(
+                    parameter.device, copy=True
+                )
         for name, generator in _generators(parts).items():
-            generator.set_state(saved[f"random.{name}.{own}"])
+            generator.set_state(saved[f"random.{name}.{own}"].clone())
 
     def save_if_due(self, parts: TrainingParts, epoch: int, epochs: int, loss: float) -> None:
         """Saves the training if a minute has passed since the last save or, without one, since the start.
@@ -173,13 +181,16 @@ def _parameters(optimizer: torch.optim.SGD) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _job_digest(photos: PhotoSet, config: BaseConfig) -> str:
-    """Computes a digest of the photos, their labels, and all settings except the device."""
+def _job_digest(network: nn.Module, photos: PhotoSet, config: BaseConfig) -> str:
+    """Computes a digest of the photos, their labels, the network, and all settings except the device."""
     settings = config.model_dump(mode="json", exclude={"device", "pretrained_share"})
     if config.kept_share:  # otherwise the digest is that of versions before this setting
         settings["kept_share"] = config.kept_share
     content = {
         "photos": [(photo.digest, photo.label) for photo in photos.photos],
         "settings": settings,
+        "network": tensors_digest(
+            {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
+        ),
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -10,8 +10,8 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, LwmEdgeError, first_line, ran_out_of_memory
-from ..model.architectures.registry import Architecture
+from ..errors import ArchitectureError, ConfigError, LwmEdgeError, first_line, ran_out_of_memory
+from ..model.architectures.registry import Architecture, blamed_on, is_built_in
 from ..model.architectures.surgery import check_surgery, take_apart
 from ..model.network import Network
 from ..photos.preprocessing import Preprocessing
@@ -19,6 +19,7 @@ from ..wording import counted
 from .checkpoint import load_into, read_checkpoint
 from .choose_levels import map_shapes
 from .config import PRETRAINED_SHARE, BaseConfig, PackConfig
+from .rehearsal import rehearse
 
 
 def start_network(
@@ -33,12 +34,12 @@ def start_network(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = architecture.build()
+        model = _build(architecture, config.architecture)
     state: Mapping[str, Tensor] = {}
     if config.weights:
         state = _pretrained(architecture, config.architecture, config.weights)
     elif config.checkpoint:
-        state = read_checkpoint(config.checkpoint, model.state_dict())
+        state = _with_bias(architecture, read_checkpoint(config.checkpoint, model.state_dict()))
     whole_head = bool(config.checkpoint) and _rows(architecture, state) == classes
     if state:
         _load(model, architecture, config.architecture, state, whole_head)
@@ -63,8 +64,8 @@ def trained_network(
         ConfigError: The checkpoint cannot be read or has a head for a different number of classes, or the
             network cannot take images of this size.
     """
-    model = architecture.build()
-    state = read_checkpoint(checkpoint, model.state_dict())
+    model = _build(architecture, config.architecture)
+    state = _with_bias(architecture, read_checkpoint(checkpoint, model.state_dict()))
     rows = _rows(architecture, state)
     if rows not in (classes, None):  # if the checkpoint has no head, `_load` below says so
         raise ConfigError(
@@ -87,7 +88,7 @@ def _pretrained(architecture: Architecture, name: str, weights: str) -> Mapping[
         f"download them elsewhere and pass them with --checkpoint FILE --pretrained-share {PRETRAINED_SHARE}"
     )
     try:
-        return architecture.weights[weights]()
+        state = architecture.weights[weights]()
     except OSError as error:
         raise ConfigError(f"{whose} cannot be fetched ({first_line(error)}); {elsewhere}") from None
     except Exception as error:  # a damaged file, or whatever else a vendor's function may raise
@@ -98,6 +99,29 @@ def _pretrained(architecture: Architecture, name: str, weights: str) -> Mapping[
             f"{whose} cannot be read ({'no state dict' if unsafe else first_line(error)}); if a download was "
             f"cut short, delete its file in {torch.hub.get_dir()} and try again, or {elsewhere}"
         ) from error
+    if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ArchitectureError(f"{whose} are no state dict: their function must return tensors by name")
+    return state
+
+
+def _build(architecture: Architecture, name: str) -> nn.Module:
+    with blamed_on(name, "it cannot be built"):
+        model = architecture.build()
+    if not isinstance(model, nn.Module):
+        raise ArchitectureError(f"architecture {name}: `build` returns no torch.nn.Module")
+    if other := {str(tensor.dtype).removeprefix("torch.") for tensor in model.parameters()} - {"float32"}:
+        raise ArchitectureError(
+            f"architecture {name} has weights of {', '.join(sorted(other))}; `build` must return float32"
+        )
+    return model
+
+
+def _with_bias(architecture: Architecture, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Adds a bias of zeros to a state dict whose head has only a weight, which changes no output."""
+    weight, bias = (state.get(f"{architecture.head}.{name}") for name in ("weight", "bias"))
+    if weight is None or weight.dim() != 2 or bias is not None:
+        return state
+    return {**state, f"{architecture.head}.bias": torch.zeros(len(weight))}
 
 
 def _rows(architecture: Architecture, state: Mapping[str, Tensor]) -> int | None:
@@ -125,8 +149,8 @@ def _assemble(
     preprocessing: Preprocessing,
 ) -> Network:
     """Turns a whole classifier into a network that has no classes yet, but room for `capacity` of them."""
-    backbone, head = take_apart(model, architecture, config.architecture)
-    check_surgery(model, backbone, head, config.architecture)
+    name, size = config.architecture, preprocessing.image_size
+    backbone, head = take_apart(model, architecture, name)
     full_head = nn.Linear(head.in_features, config.capacity)
     for tensor in full_head.parameters():
         nn.init.zeros_(tensor)
@@ -134,11 +158,15 @@ def _assemble(
     try:
         if not all(map(math.prod, map_shapes(network))):
             raise ValueError("its feature maps would be empty")
-    except (RuntimeError, ValueError) as error:
+        check_surgery(model, backbone, head, name, size)
+    except Exception as error:  # torch and a network's own checks raise almost anything
+        if isinstance(error, LwmEdgeError) or ran_out_of_memory(error):
+            raise
         raise ConfigError(
-            f"{config.architecture} cannot take images of {preprocessing.image_size} px "
-            f"({first_line(error)}); use another --image-size"
-        ) from None
+            f"{name} cannot take images of {size} px ({first_line(error)}); use another --image-size"
+        ) from error
+    if not is_built_in(name):
+        rehearse(network, config)
     return network
 
 

@@ -162,7 +162,12 @@ def _batches(
 def _check_batches(photos: int, config: BaseConfig, ranks: Ranks) -> None:
     """Refuses batches so small that some process would get fewer than the two photos that BatchNorm needs."""
     smallest = min(photos, config.batch_size)
-    if ranks.size > 1 and smallest < 2 * ranks.size:
+    if smallest < 2:
+        raise ConfigError(
+            "a single photo is left to learn from, but training needs two; give more photos, or hold back "
+            "fewer (--held-back)"
+        )
+    if smallest < 2 * ranks.size:
         raise ConfigError(
             f"a batch of {counted(smallest, 'photo', 'photos')} is too small for {ranks.size} processes, as "
             f"each needs two: pass --batch-size {2 * ranks.size} or more, or start fewer processes"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,13 +77,16 @@ def build_base_command(
 
 
 def _make_base(work: Callable[[ProgressCallback], BaseReport], as_json: bool) -> None:
-    """Makes a base; if torchrun started several processes, only the first shows progress and the report."""
+    """Makes a base; if torchrun started several processes, only the first shows progress and the report.
+
+    What torch or a vendor's network prints goes to standard error, as standard output is for the report.
+    """
     from ..base.ranks import is_first_rank
 
+    with redirect_stdout(sys.stderr):
+        report = with_progress(work) if is_first_rank() else work(ignore_progress)
     if is_first_rank():
-        show(with_progress(work), as_json, display.base, is_done=True)
-    else:
-        work(ignore_progress)
+        show(report, as_json, display.base, is_done=True)
 
 
 def keygen_command(

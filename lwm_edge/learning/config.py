@@ -170,9 +170,9 @@ class IncrementConfig(Settings):
     """Kind of classification loss, sigmoid (one against the rest) or softmax; unless set, the base's kind."""
     epochs: int = Field(default=10, ge=1, le=10_000)
     """Number of passes over the new photos."""
-    learning_rate: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0, le=1000)
     """Constant learning rate of SGD for the backbone; the recipe has a default."""
-    head_learning_rate: float | None = Field(default=None, gt=0)
+    head_learning_rate: float | None = Field(default=None, gt=0, le=1000)
     """Learning rate of the head, if the recipe trains it; the recipe has a default."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""

@@ -98,6 +98,7 @@ _MAX_TENSOR_BYTES = {MANIFEST: manifests.encoded_length(MAX_CAPACITY), ONNX_GRAP
 MAX_FILE_BYTES = 4 * 1024**3
 MAX_HEADER_BYTES = 4 * 1024**2
 _DTYPES = {"F64", "F32", "F16", "I64", "I32", "U8"}
+_NAME = re.compile(r"[\w.]{1,200}", re.ASCII)
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -143,6 +144,23 @@ def forget_what_was_measured(arrays: dict[str, NDArray[Any]], rows: Sequence[int
     confusions = arrays[CONFUSIONS]
     kept = confusions[~np.isin(confusions[:, :2], rows).any(1) & (confusions[:, 2] > 0)]
     arrays[CONFUSIONS] = np.concatenate([kept, np.zeros((len(confusions) - len(kept), 3), confusions.dtype)])
+
+
+def problems_of_tensors(arrays: Arrays) -> list[str]:
+    """Lists tensors that no bundle may hold, with the reasons."""
+    names = [name for name in arrays if not _NAME.fullmatch(name)]
+    dtypes = {name: f"{a.dtype.kind.upper()}{8 * a.dtype.itemsize}" for name, a in arrays.items()}
+    return [
+        *(
+            f"{name[:200]!r} has characters other than a-z, A-Z, 0-9, _ and ., or is too long"
+            for name in names
+        ),
+        *(
+            f"{name} is {arrays[name].dtype}, which bundles do not use"
+            for name in arrays
+            if dtypes[name] not in _DTYPES
+        ),
+    ]
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -218,7 +236,7 @@ def _check_lengths(path: Path) -> None:
 def _check_names(path: Path, names: set[str], required: set[str]) -> None:
     if missing := required - names:
         raise BundleError(f"{path} is not an lwm-edge bundle: it has no tensor {', '.join(sorted(missing))}")
-    if strange := [name for name in names if not re.fullmatch(r"[\w.]{1,200}", name, re.ASCII)]:
+    if strange := [name for name in names if not _NAME.fullmatch(name)]:
         raise BundleError(f"{path} is not an lwm-edge bundle: it has a tensor named {strange[0][:200]!r}")
 
 

@@ -16,7 +16,7 @@ from .. import inspection
 from ..errors import ArchitectureError
 from ..freed_memory import mapped_from
 from ..records import printable
-from .architectures.registry import Architecture, find_architecture
+from .architectures.registry import Architecture, blamed_on, find_architecture
 from .architectures.surgery import take_apart
 from .bundle import BACKBONE, BESIDE_THE_NETWORK, Bundle, readable
 from .manifest import Manifest
@@ -63,7 +63,8 @@ def empty_network(manifest: Manifest) -> Network:
         ArchitectureError: The architecture is unknown or cannot be taken apart.
     """
     m, architecture = manifest, find_architecture(manifest.architecture)
-    backbone, head = take_apart(_build_unallocated(architecture), architecture, m.architecture)
+    with blamed_on(m.architecture, "it cannot be built"):
+        backbone, head = take_apart(_build_unallocated(architecture), architecture, m.architecture)
     network = Network(backbone, head, len(m.class_names), m.preprocessing, m.levels)
     network.head = nn.Linear(head.in_features + network.level_values, m.capacity, device="meta")
     return network.eval()
@@ -89,7 +90,7 @@ def _build_unallocated(architecture: Architecture) -> nn.Module:
     try:
         with torch.device("meta"), _Uninitialised():
             return architecture.build()
-    except NotImplementedError:  # the constructor reads values of tensors, as RegNet's does
+    except Exception:  # the constructor reads values of tensors, as RegNet's does, or fails anyway
         return architecture.build().to("meta")
 
 
@@ -111,5 +112,7 @@ def load_tensors(network: Network, tensors: Mapping[str, Tensor]) -> Network:
         raise ArchitectureError("the tensors do not fit the architecture", sorted(problems))
     network.load_state_dict(tensors, assign=True)
     if any(buffer.is_meta for buffer in network.buffers()):
-        raise ArchitectureError("the architecture has buffers that its state dict leaves out")
+        raise ArchitectureError(
+            "the architecture has buffers that its state dict leaves out; register them with persistent=True"
+        )
     return network

@@ -18,7 +18,7 @@ from ..records import Digest, Record, invalid_values, require_as_written
 from .custody_record import ClassName, Custody
 from .judged import Judged, problem_with
 from .ledger import Ledger
-from .terms import MAX_CAPACITY, Activation, Line, Paragraph, Permission
+from .terms import ARCHITECTURE_KEY, MAX_CAPACITY, Activation, Line, Paragraph, Permission
 
 SCHEMA_VERSION = 2
 MAX_LEVEL_BLOCKS = 64
@@ -102,7 +102,7 @@ class Manifest(Record):
     """
 
     schema_version: Literal[2] = 2
-    architecture: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
+    architecture: str = Field(pattern=ARCHITECTURE_KEY)
     preprocessing: Preprocessing
     activation: Activation
     levels: Levels | None = None

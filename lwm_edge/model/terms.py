@@ -8,6 +8,9 @@ from pydantic import Field
 
 MAX_CAPACITY = 65_536
 
+ARCHITECTURE_KEY = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+"""Form of the key of an architecture."""
+
 Activation = Literal["sigmoid", "softmax"]
 Precision = Literal["float32", "bfloat16"]
 Permission = Literal["add-photos", "undo", "other-devices"]

@@ -53,7 +53,7 @@ def _trained(output: Path, killed_at: int = 0) -> TrainingReport | None:
 
     network, photos = fresh_network("small_resnet20").to(GPU), photo_set("1", count=8, seed=3)
     torch.manual_seed(5)
-    saved = SavedTraining(output, photos, CONFIG, Ranks())
+    saved = SavedTraining(output, network, photos, CONFIG, Ranks())
     with suppress(Killed):
         return train_base(network, photos, CONFIG, saved, Ranks(), stop)
     return None

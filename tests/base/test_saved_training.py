@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def train(output: Path, killed_at: int = 0, config: BaseConfig = CONFIG) -> tupl
 
     network, photos, ranks = fresh_network("small_resnet20"), photo_set("1", count=8, seed=3), Ranks()
     torch.manual_seed(5)
-    saved = SavedTraining(output, photos, config, ranks)
+    saved = SavedTraining(output, network, photos, config, ranks)
     return network, train_base(network, photos, config, saved, ranks, stop)
 
 
@@ -51,7 +52,8 @@ def test_interrupted_training_ends_as_it_would_have_without_the_interruption(tmp
     whole, report = train(tmp_path / "whole.lwm")
     with pytest.raises(Killed):
         train(tmp_path / "base.lwm", killed_at=5)  # in the last of three epochs, which have two steps each
-    saved = SavedTraining(tmp_path / "base.lwm", photo_set("1", count=8, seed=3), CONFIG, Ranks())
+    photos = photo_set("1", count=8, seed=3)
+    saved = SavedTraining(tmp_path / "base.lwm", fresh_network("small_resnet20"), photos, CONFIG, Ranks())
     assert saved.epoch == 2 and saved.path.name == "base.lwm.training"
     for _ in range(2):  # the second time, all epochs are done already
         continued, again = train(tmp_path / "base.lwm")
@@ -75,11 +77,33 @@ def test_unfinished_training_of_another_base_is_left_alone(tmp_path: Path) -> No
         train(tmp_path / "base.lwm", killed_at=3, config=CONFIG.model_copy(update={"device": "cpu"}))
 
 
+@pytest.mark.usefixtures("saving")
+def test_training_does_not_go_on_from_another_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Killed):
+        train(tmp_path / "base.lwm", killed_at=3)
+    others = [fresh_network("small_resnet20"), fresh_network("small_resnet32")]
+    others[0].head.weight.data += 1
+    for other in others:
+        monkeypatch.setattr("tests.base.test_saved_training.fresh_network", lambda name, other=other: other)
+        with pytest.raises(ConfigError, match="or from another network, interrupted after epoch 1"):
+            train(tmp_path / "base.lwm")
+
+
+@pytest.mark.usefixtures("saving")
+def test_training_continues_whatever_bytes_are_in_the_files_name(tmp_path: Path) -> None:
+    output = tmp_path / os.fsdecode(b"b\xff.lwm")
+    with pytest.raises(Killed):
+        train(output, killed_at=5)
+    train(output)
+
+
 def test_settings_that_keep_no_pretrained_weights_belong_to_the_same_training() -> None:
-    photos = photo_set("1", count=2)
+    network, photos = fresh_network("small_resnet20"), photo_set("1", count=2)
 
     def digest(**settings: object) -> str:
-        return saved_training._job_digest(photos, CONFIG.model_copy(update=settings))
+        return saved_training._job_digest(network, photos, CONFIG.model_copy(update=settings))
 
     assert digest() == digest(pretrained_share=0.0) != digest(epochs=4)
     assert digest(weights="imagenet") == digest(weights="imagenet", pretrained_share=0.5) != digest()
@@ -117,7 +141,7 @@ def test_the_saved_training_is_removed_once_the_base_is_written(
 def test_batches_with_fewer_than_two_photos_per_process_are_refused(processes: int, tmp_path: Path) -> None:
     network, photos = fresh_network("small_resnet20"), photo_set("1", count=8)
     config, few = CONFIG.model_copy(update={"batch_size": 2 * processes - 1}), Ranks(0, processes)
-    saved = SavedTraining(tmp_path / "base.lwm", photos, config, Ranks())
+    saved = SavedTraining(tmp_path / "base.lwm", network, photos, config, Ranks())
     with pytest.raises(ConfigError, match=f"pass --batch-size {2 * processes} or more, or start fewer"):
         train_base(
             network,

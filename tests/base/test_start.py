@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from lwm_edge.base.start import _pretrained
-from lwm_edge.errors import ConfigError
+from lwm_edge import BaseConfig, PackConfig
+from lwm_edge.base.checkpoint import read_checkpoint
+from lwm_edge.base.start import _pretrained, start_network, trained_network
+from lwm_edge.errors import ArchitectureError, ConfigError
 from lwm_edge.model.architectures._torchvision import models
 from lwm_edge.model.architectures.registry import find_architecture
 
@@ -81,3 +83,47 @@ def test_code_in_a_downloaded_file_never_runs(downloaded: Path, tmp_path: Path, 
         fetched()
     assert not (tmp_path / "code ran").exists()
     assert "trust" not in refused.value.message  # torch's own message advises reading the file unsafely
+
+
+@pytest.mark.parametrize("state", [None, {}, [1], {"fc.weight": [1.0]}])
+def test_weights_that_are_no_state_dict_are_refused(state: Any) -> None:
+    architecture = replace(find_architecture("resnet18"), weights={"own": lambda: state})
+    with pytest.raises(ArchitectureError, match="own weights of resnet18 are no state dict"):
+        _pretrained(architecture, "resnet18", "own")
+    with pytest.raises(ConfigError, match="weights"):
+        BaseConfig(architecture="resnet18", weights="")
+
+
+def test_a_head_without_bias_is_kept_with_a_bias_of_zeros(tmp_path: Path) -> None:
+    architecture, path = find_architecture("small_resnet20"), tmp_path / "c.pth"
+    state = architecture.build().state_dict()
+    torch.save({name: tensor for name, tensor in state.items() if name != "fc.bias"}, path)
+    classes = len(state["fc.weight"])
+    trained = BaseConfig(architecture="small_resnet20", checkpoint=path, capacity=classes)
+    packed = PackConfig(architecture="small_resnet20", capacity=classes)
+    for network in (
+        start_network(architecture, trained, classes, architecture.preprocessing),
+        trained_network(architecture, path, packed, classes, architecture.preprocessing),
+    ):
+        weight, bias = network.head_tensors()
+        assert torch.equal(weight, state["fc.weight"]) and not bias.any()
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "c.pth").write_bytes(b"")
+    with monkeypatch.context() as patch:
+        patch.setattr("lwm_edge.inspection.open_regular", refuse)
+        with pytest.raises(ConfigError, match=r"cannot be read \(Permission denied\); check the path"):
+            read_checkpoint(tmp_path / "c.pth", [])
+
+    def run_out(*given: object, **named: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1200000000 bytes")
+
+    monkeypatch.setattr(torch, "load", run_out)
+    with pytest.raises(RuntimeError, match="not enough memory"):  # which becomes a ResourceError
+        read_checkpoint(tmp_path / "c.pth", [])

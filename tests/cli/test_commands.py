@@ -11,10 +11,14 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from lwm_edge import errors
-from lwm_edge.cli import commands
+from lwm_edge.base import build
+from lwm_edge.cli import commands, teaching
 from lwm_edge.cli.options import path_from
+from lwm_edge.cli.settings import CONFIG_FILE, increment_config
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
+from lwm_edge.errors import ConfigError
 from lwm_edge.home.home import Home
+from lwm_edge.model.architectures.registry import find_architecture
 from lwm_edge.model.bundle import open_bundle
 from tests.support.folders import PhotoMaker, photo_folder, state_of
 
@@ -112,7 +116,9 @@ def test_reports_for_people_on_changes(run: Any, permitting_home: Home, tmp_path
 
 
 @pytest.mark.slow
-def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: PhotoMaker) -> None:
+def test_a_base_from_the_command_line(
+    run: Any, tmp_path: Path, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = [
         "--arch",
         "small_resnet20",
@@ -132,6 +138,31 @@ def test_a_base_from_the_command_line(run: Any, tmp_path: Path, make_photos: Pho
     manifest = open_bundle(tmp_path / "base.lwm").manifest
     assert (manifest.author, manifest.license, manifest.description) == ("A vendor", "MIT", "Bags.")
     assert manifest.permits == ("undo",)
+
+    def printing(name: str) -> Any:
+        print("Building a network")
+        return find_architecture(name)
+
+    monkeypatch.setattr(build, "find_architecture", printing)
+    result = run("build-base", photos, *arguments, "--json", "-o", tmp_path / "base.lwm")
+    assert result.json["class_names"] == ["Bag", "Shirt"] and "Building a network" in result.err
+
+
+@pytest.mark.parametrize("command", ["add-classes", "add-photos"])
+def test_switches_on_the_command_line_override_the_settings_file(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    seen = []
+
+    def record(*given: Any, **named: Any) -> Any:
+        seen.append(increment_config(*given, **named))
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(teaching, "increment_config", record)
+    (tmp_path / CONFIG_FILE).write_text("[increment]\nforce = true\nfresh = true\n")
+    for switches in ([], ["--no-force"], ["--no-force", "--no-fresh"]):
+        assert run(command, "photos", *switches).code == 2
+    assert [(config.force, config.fresh) for config in seen] == [(True, True), (False, True), (False, False)]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ in which each entry is an `Architecture`:
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
@@ -21,8 +23,9 @@ from importlib import metadata
 import torch
 from torch import Tensor, nn
 
-from ...errors import ArchitectureError, first_line, ran_out_of_memory
+from ...errors import ArchitectureError, LwmEdgeError, first_line, ran_out_of_memory
 from ...photos.preprocessing import Preprocessing
+from ..terms import ARCHITECTURE_KEY
 from ._small_resnet import SmallResNet
 from ._torchvision import models
 
@@ -139,32 +142,65 @@ _BUILT_IN: dict[str, Architecture] = {
 
 def architecture_names() -> tuple[str, ...]:
     """Lists every registered key, including those of vendors, in alphabetical order."""
-    return tuple(sorted({*_BUILT_IN, *metadata.entry_points(group=ENTRY_POINT_GROUP).names}))
+    of_vendors = metadata.entry_points(group=ENTRY_POINT_GROUP).names
+    return tuple(sorted({*_BUILT_IN, *(name for name in of_vendors if re.match(ARCHITECTURE_KEY, name))}))
 
 
 def find_architecture(name: str) -> Architecture:
     """Looks up an architecture by its key.
 
     Raises:
-        ArchitectureError: There is no such key, or its entry point does not load an `Architecture`.
+        ArchitectureError: There is no such key, its entry point does not load an `Architecture`, or another
+            package has the same key.
     """
+    entries = {entry.value: entry for entry in metadata.entry_points(group=ENTRY_POINT_GROUP, name=name)}
+    if len(entries) + is_built_in(name) > 1:
+        others = [*(["lwm-edge itself"] if is_built_in(name) else []), *entries]
+        raise ArchitectureError(
+            f"several architectures are called {name}: that of {' and that of '.join(others)}; give yours "
+            "another key, or uninstall the package that you do not need"
+        )
     if name in _BUILT_IN:
         return _BUILT_IN[name]
-    for entry in metadata.entry_points(group=ENTRY_POINT_GROUP, name=name):
-        try:
-            found = entry.load()
-        except Exception as error:
-            if ran_out_of_memory(error):
-                raise
+    for value, entry in entries.items():
+        if not re.match(ARCHITECTURE_KEY, name):
             raise ArchitectureError(
-                f"architecture {name} ({entry.value}) cannot be loaded: {first_line(error)}"
-            ) from error
+                f"architecture {name} ({value}) needs another key: up to 64 characters a-z, 0-9, _, . and -, "
+                "of which the first is a letter or a digit"
+            )
+        with blamed_on(name, "its entry point cannot be loaded"):
+            found = entry.load()
         if isinstance(found, Architecture):
             return found
-        raise ArchitectureError(f"architecture {name}: {entry.value} is not an lwm_edge.Architecture")
+        raise ArchitectureError(f"architecture {name}: {value} is not an lwm_edge.Architecture")
     is_torchvisions = name in models.list_models(module=models)
     reason = _why_unusable(name) if is_torchvisions else "is not a registered architecture"
     raise ArchitectureError(f"{name} {reason}; choose one of: {', '.join(architecture_names())}")
+
+
+def is_built_in(name: str) -> bool:
+    """Tells whether an architecture belongs to lwm-edge itself."""
+    return name in _BUILT_IN
+
+
+@contextmanager
+def blamed_on(name: str, what: str) -> Iterator[None]:
+    """Turns an error that a vendor's own code raises within the block into an ArchitectureError.
+
+    Args:
+        name: Key of the architecture; errors of built-in ones are passed on.
+        what: Clause that says what goes wrong.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        known = isinstance(error, LwmEdgeError) or (isinstance(error, Exception) and ran_out_of_memory(error))
+        if known or is_built_in(name):
+            raise
+        why = first_line(error) if isinstance(error, Exception) else "it ends the program"
+        raise ArchitectureError(
+            f"architecture {name}: {what} ({type(error).__name__}: {why}); correct its code"
+        ) from error
 
 
 def _why_unusable(name: str) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import ArchitectureError
-from .registry import Architecture
+from .registry import Architecture, blamed_on
 
 _SURGERY_TOLERANCE = 1e-4
-_PROBE_SIZE = 64
 
 
 def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple[nn.Sequential, nn.Linear]:
@@ -42,16 +41,28 @@ def take_apart(model: nn.Module, architecture: Architecture, name: str) -> tuple
         )
     parts = OrderedDict((part, children[part]) for part in architecture.features)
     if architecture.tail:
-        parts["tail"] = architecture.tail(model)
+        with blamed_on(name, "its tail cannot be made"):
+            parts["tail"] = architecture.tail(model)
+        if not isinstance(parts["tail"], nn.Module):
+            raise ArchitectureError(f"architecture {name}: `tail` returns no torch.nn.Module")
     return nn.Sequential(parts), head
 
 
 @torch.no_grad()
-def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: str) -> None:
+def check_surgery(
+    model: nn.Module, backbone: nn.Module, head: nn.Linear, name: str, image_size: int = 64
+) -> None:
     """Makes sure that pooling and one linear layer are all that follows the backbone.
 
     Otherwise, the closed form of the attention map would be wrong, and so would adding rows to the head.
     The classifier is left in eval mode.
+
+    Args:
+        model: Whole classifier.
+        backbone: Part of it that ends in feature maps.
+        head: Last layer.
+        name: Key of the architecture, for errors.
+        image_size: Height and width of the images to compare the outputs for.
 
     Raises:
         ArchitectureError: Backbone, pooling and head together compute something other than the classifier, or
@@ -59,10 +70,12 @@ def check_surgery(model: nn.Module, backbone: nn.Module, head: nn.Linear, name: 
     """
     model.eval()
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(2, 3, _PROBE_SIZE, _PROBE_SIZE, generator=generator)
+    images = torch.rand(2, 3, image_size, image_size, generator=generator)
     features = backbone(images)
     if features.dim() == 4 and features.shape[1] == head.in_features:
         ours, theirs = head(features.mean((2, 3))), model(images)
+        if not isinstance(theirs, Tensor):
+            raise ArchitectureError(f"architecture {name}: its forward method returns no tensor of logits")
         if not theirs.isfinite().all():
             raise ArchitectureError(
                 f"this {name} computes values that are not finite: some weights are huge, or some variances "

@@ -108,11 +108,19 @@ def trace_graph(network: Network, activation: Activation) -> bytes:
         raise
     except Exception as error:
         raise ExportError(
-            f"torch cannot export this network to ONNX: {first_line(error)}; "
+            f"torch cannot export this network to ONNX: {first_line(_first_cause(error))}; "
             "if onnxscript is old, update it: pip install --upgrade onnxscript"
         ) from error
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def _first_cause(error: BaseException) -> Exception:
+    """Returns the error that led to all others; torch's own message is about the steps of its exporter."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert isinstance(error, Exception)
+    return error
 
 
 def _with_constants_folded(model: ModelProto, weights: set[str]) -> ModelProto:
