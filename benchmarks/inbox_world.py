@@ -17,7 +17,7 @@ import lwm_edge
 from lwm_edge.demo import DEMO_DATA
 from lwm_edge.home.home import Home
 from lwm_edge.increment.inbox_folder import InboxFolder, Note
-from lwm_edge.model.bundle import COUNTS
+from lwm_edge.model.tensors import COUNTS
 
 PHOTOS = 6
 HALF_COPIED = 2  # two of the PHOTOS, because a single photo cannot be taught

@@ -19,7 +19,7 @@ import pytest
 from lwm_edge import Classifier
 from lwm_edge.demo import DEMO_DATA
 from lwm_edge.learning.baselines import NearestClassMean, StreamingLda
-from lwm_edge.model.bundle import AXES_COUNT
+from lwm_edge.model.tensors import AXES_COUNT
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from .. import outputs
 from ..errors import ArchitectureError
 from ..learning.reports import TrainingReport
 from ..learning.unknown import score_tensors
-from ..model.bundle import ONNX_GRAPH, PROBE, Arrays, Bundle, save_bundle, tensors_digest
+from ..model.bundle import Bundle, save_bundle, tensors_digest
 from ..model.loading import network_arrays
 from ..model.manifest import BASE, Manifest
 from ..model.network import Network, attention_cells, few_cells_warnings
 from ..model.onnx.parity import PARITY_BATCH_SIZES, head_inputs_of_probe, parity_probe, verified_file
 from ..model.onnx.reports import ParityReport
 from ..model.onnx.tracing import trace_graph
+from ..model.tensors import ONNX_GRAPH, PROBE, Arrays
 from ..records import ProgressCallback, one_step
 from .choose_levels import choose_levels, possible_levels
 from .config import BundleConfig

@@ -27,17 +27,8 @@ from ..learning.discriminant import FOLDS, Features, Labels
 from ..learning.running import Observation
 from ..learning.unknown import score_tensors
 from ..learning.unseen import Unseen, judge_unseen
-from ..model.bundle import (
-    CONFUSIONS,
-    HISTOGRAM,
-    MEASURED,
-    RIGHT,
-    RIGHT_SOLVED,
-    TOTAL,
-    Arrays,
-    empty_tensors,
-)
 from ..model.evaluation import is_clearly_better, mean_accuracy
+from ..model.tensors import CONFUSIONS, HISTOGRAM, MEASURED, RIGHT, RIGHT_SOLVED, TOTAL, Arrays, empty_tensors
 from ..model.unknown import count_scores, known_scores
 from ..records import report_nothing
 from .reports import StatisticsReport

@@ -7,12 +7,12 @@ import torch
 
 from ..errors import ArchitectureError, ExportError
 from ..model.architectures.registry import blamed_on
-from ..model.bundle import ONNX_GRAPH, PROBE, empty_tensors, problems_of_tensors
 from ..model.loading import empty_network, load_tensors, network_arrays
 from ..model.manifest import BASE, Manifest
 from ..model.network import Network
 from ..model.onnx.parity import head_inputs_of_probe, parity_probe, verified_file
 from ..model.onnx.tracing import trace_graph
+from ..model.tensors import ONNX_GRAPH, PROBE, empty_tensors, problems_of_tensors
 from .choose_levels import possible_levels
 from .config import BaseConfig, PackConfig
 

@@ -15,10 +15,11 @@ from .. import durability, inspection, storage
 from ..advice import home_option
 from ..custody.keys import read_private_key
 from ..errors import BundleError, BusyError, HomeError, LwmEdgeError
-from ..model.bundle import Arrays, Bundle, open_bundle
+from ..model.bundle import Bundle, open_bundle
 from ..model.custody_record import Deed
 from ..model.manifest import Manifest
 from ..model.onnx.parity import shipped_probe
+from ..model.tensors import Arrays
 from ..records import AnyPath, ProgressCallback, absolute, ignore_progress, one_step
 from . import ownership
 from .generation import Candidate, commit, prepare

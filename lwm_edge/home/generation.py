@@ -20,13 +20,14 @@ from ..custody.chain import continues_record, record_change
 from ..errors import BundleError, ExportError
 from ..freed_memory import give_freed_memory_back
 from ..memory import peak_rss_bytes
-from ..model.bundle import Arrays, Bundle, open_bundle, tensors_digest, write_bundle
+from ..model.bundle import Bundle, open_bundle, tensors_digest, write_bundle
 from ..model.custody_record import Deed
 from ..model.ledger import LedgerEntry
 from ..model.manifest import Manifest
 from ..model.onnx.graph import fill_graph
 from ..model.onnx.parity import ParityProbe, verified_file
 from ..model.onnx.reports import ParityReport
+from ..model.tensors import Arrays
 from ..records import Report
 from .home import Generation, Home
 from .reports import FootprintReport, MemoryReport

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from .. import inspection, storage
 from ..errors import HomeError, TrustError
-from ..model.bundle import MANIFEST
+from ..model.tensors import MANIFEST
 from ..records import printable
 
 CURRENT, GENERATIONS, LOCK = inspection.CURRENT, inspection.GENERATIONS, "lock"

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigError, PhotosError
-from ..model.bundle import HISTOGRAM, open_bundle
+from ..model.bundle import open_bundle
 from ..model.classifier import Classifier, Prediction
 from ..model.custody_record import ChangeKind
 from ..model.evaluation import TOP, EvaluationReport, evaluate_ranks
 from ..model.ledger import Ledger
 from ..model.manifest import Levels, Manifest
+from ..model.tensors import HISTOGRAM
 from ..model.terms import KEPT, TOP_K, Activation
 from ..model.unknown import Calibration, calibrate, kept_by_class
 from ..photos.class_names import fold_class_name

@@ -13,7 +13,8 @@ from ..learning.config import (
     choose_recipe,
     may_show_drift,
 )
-from ..model.bundle import TOTAL, WEIGHT, Bundle
+from ..model.bundle import Bundle
+from ..model.tensors import TOTAL, WEIGHT
 from ..model.torch_needed import require_torch, require_torch_installed, torch_is_installed
 from .plan import memory_limit
 from .shipped import can_estimate

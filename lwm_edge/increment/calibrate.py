@@ -16,8 +16,9 @@ from ..learning.running import observe
 from ..memory import out_of_memory_explained
 from ..model import unknown
 from ..model.backbone import Backbone
-from ..model.bundle import HISTOGRAM, Bundle
+from ..model.bundle import Bundle
 from ..model.manifest import Manifest
+from ..model.tensors import HISTOGRAM
 from ..model.terms import KEPT
 from ..photos.folders import read_photo_folder
 from ..photos.photo_set import PhotoSet, PixelCache

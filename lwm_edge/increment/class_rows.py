@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..model import judged
-from ..model.bundle import CONFUSIONS, ROWS_BY_CLASS
 from ..model.manifest import Manifest, ShippedName
+from ..model.tensors import CONFUSIONS, ROWS_BY_CLASS
 from ..photos.class_names import fold_class_name, shown_class_name
 
 

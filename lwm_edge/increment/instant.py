@@ -19,7 +19,8 @@ from ..learning.running import observe
 from ..learning.unseen import judge_unseen
 from ..memory import peak_rss_bytes, reset_peak_rss, resident_parts, rss_bytes
 from ..model.backbone import Backbone
-from ..model.bundle import BIAS, WEIGHT, Bundle
+from ..model.bundle import Bundle
+from ..model.tensors import BIAS, WEIGHT
 from ..records import ProgressCallback
 from .job import Job, Loaded, Strategy
 from .reports import PlanReport

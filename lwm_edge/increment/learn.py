@@ -20,9 +20,10 @@ from ..learning.config import IncrementConfig, MorePhotos
 from ..learning.discriminant import FOLDS, Head
 from ..learning.unknown import score_tensors
 from ..memory import out_of_memory_explained
-from ..model.bundle import BIAS, HISTOGRAM, WEIGHT, Arrays, forget_what_was_measured, save_bundle
+from ..model.bundle import save_bundle
 from ..model.judged import Judged, with_judged
 from ..model.onnx.parity import PARITY_BATCH_SIZES
+from ..model.tensors import BIAS, HISTOGRAM, WEIGHT, Arrays, forget_what_was_measured
 from ..model.unknown import Histogram, kept_by_class
 from ..photos.photo_set import digest_of
 from ..records import ProgressCallback, StepReporter, one_step

@@ -15,8 +15,9 @@ from ..home.previous import model_before
 from ..home.reports import ChangeReport
 from ..learning.class_statistics import ClassStatistics
 from ..learning.config import RECIPES
-from ..model.bundle import COUNTS, PHOTOS, TOTAL, Arrays, Bundle
+from ..model.bundle import Bundle
 from ..model.manifest import BASE, Manifest
+from ..model.tensors import COUNTS, PHOTOS, TOTAL, Arrays
 from ..records import AnyPath, ProgressCallback, ignore_progress
 from ..wording import counted
 from .class_rows import find_class, without_class, without_row

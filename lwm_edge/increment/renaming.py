@@ -12,9 +12,10 @@ from ..home.reports import ChangeReport
 from ..learning.class_statistics import ClassStatistics
 from ..learning.regrouping import is_solved, merge_classes
 from ..learning.unknown import score_tensors
-from ..model.bundle import BIAS, WEIGHT, Bundle, forget_what_was_measured
+from ..model.bundle import Bundle
 from ..model.judged import without_judged
 from ..model.manifest import Manifest
+from ..model.tensors import BIAS, WEIGHT, forget_what_was_measured
 from ..photos.class_names import class_name_problem, fold_class_name, normalise_class_name, shown_class_name
 from ..records import AnyPath, ProgressCallback, ignore_progress
 from .class_rows import find_class, other_names, without_class, without_row

@@ -12,7 +12,7 @@ from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Head
 from ..learning.regrouping import is_solved
 from ..learning.reports import ShippedEstimate
-from ..model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, Arrays
+from ..model.tensors import RIGHT, RIGHT_SOLVED, TOTAL, Arrays
 
 _ERROR, _ERROR_OF_DROP = 0.03, 0.5  # a constant error, and a share of the drop; see `interval_around`
 # Largest factor by which new photos correct an estimated drop in accuracy; its inverse is the smallest.
@@ -56,7 +56,7 @@ def judge_shipped(
         statistics: Statistics of all classes, in the student's features.
         head_before: Head of the teacher.
         head_now: Head of the student.
-        measured: Tensors with the vendor's measurements, see `model.bundle`.
+        measured: Tensors with the vendor's measurements, see `model.tensors`.
         class_names: Names of the shipped classes that are left.
         new_right: Share of photos recognised, averaged over the new classes. Each photo was judged by a head
             that had not learnt from it.

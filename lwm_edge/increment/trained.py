@@ -25,11 +25,12 @@ from ..learning.running import Observation, choose_device, head_of, observe
 from ..learning.training import TrainingState, diverged, train_increment
 from ..learning.unknown import score_tensors
 from ..learning.unseen import Unseen
-from ..model.bundle import MEASURED, PROBE, Bundle
+from ..model.bundle import Bundle
 from ..model.loading import load_network, network_arrays
 from ..model.network import Network, attention_cells
 from ..model.onnx.parity import head_inputs_of_probe
 from ..model.precision import has_bfloat16
+from ..model.tensors import MEASURED, PROBE
 from ..model.unknown import known_scores
 from ..records import ProgressCallback
 from .coverage import later_confusion, photos_are_unlike

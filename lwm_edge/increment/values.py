@@ -14,8 +14,9 @@ from ..learning.discriminant import Features, Head, Labels
 from ..learning.near_copies import NearCopies
 from ..learning.reports import TrainingReport
 from ..learning.unseen import Unseen
-from ..model.bundle import Arrays, Bundle
+from ..model.bundle import Bundle
 from ..model.manifest import Manifest
+from ..model.tensors import Arrays
 from ..model.terms import Activation
 from ..photos.photo_set import PhotoSet
 from ..records import ProgressCallback

@@ -11,9 +11,9 @@ from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Features, Labels
 from ..learning.drift import measure_drift
 from ..learning.reports import DriftReport
-from ..model.bundle import HISTOGRAM, MEASURED
 from ..model.evaluation import EvaluationReport, evaluate_predictions
 from ..model.manifest import BASE
+from ..model.tensors import HISTOGRAM, MEASURED
 from ..model.unknown import Histogram, count_scores
 from .gate import pass_gate
 from .judgement import (

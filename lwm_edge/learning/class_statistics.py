@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.bundle import COUNTS, COVARIANCE, MEANS, PHOTOS, Bundle
+from ..model.bundle import Bundle
+from ..model.tensors import COUNTS, COVARIANCE, MEANS, PHOTOS
 from .discriminant import Discriminant, Features, Head, Labels
 from .feature_map import FeatureMap
 

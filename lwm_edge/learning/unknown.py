@@ -13,15 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..model.bundle import (
-    AXES,
-    AXES_OFFSET,
-    CENTRES,
-    CENTRES_OFFSET,
-    DAMPING,
-    Arrays,
-    declared_tensors,
-)
+from ..model.tensors import AXES, AXES_OFFSET, CENTRES, CENTRES_OFFSET, DAMPING, Arrays, declared_tensors
 from .class_statistics import ClassStatistics
 from .discriminant import Features
 

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from ..errors import ExportError, LwmEdgeError, ParityError, first_line
 from ..freed_memory import freed_memory_kept
 from ..photos.pixels import Pixels
-from .bundle import PROBE, Bundle
+from .bundle import Bundle
 from .onnx.graph import check_safe_to_run, fill_graph
 from .onnx.parity import PARITY_TOLERANCE, generated_images
 from .onnx_file import HEAD_INPUTS, INPUT, open_session
+from .tensors import PROBE
 
 
 class Backbone:

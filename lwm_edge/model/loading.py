@@ -18,9 +18,10 @@ from ..freed_memory import mapped_from
 from ..records import printable
 from .architectures.registry import Architecture, blamed_on, find_architecture
 from .architectures.surgery import take_apart
-from .bundle import BACKBONE, BESIDE_THE_NETWORK, Bundle, readable
+from .bundle import Bundle, readable
 from .manifest import Manifest
 from .network import Network
+from .tensors import BACKBONE, BESIDE_THE_NETWORK
 
 
 def load_network(bundle: Bundle) -> Network:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..records import Record
-from .bundle import AXES, AXES_OFFSET, BINS, CENTRES, CENTRES_OFFSET, DAMPING, Arrays
+from .tensors import AXES, AXES_OFFSET, BINS, CENTRES, CENTRES_OFFSET, DAMPING, Arrays
 from .terms import KEPT, SHARES
 
 EDGES: NDArray[np.float64] = np.round(4 * np.sinh(np.arange(1 - BINS // 2, BINS // 2) / 10), 4)

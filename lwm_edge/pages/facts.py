@@ -17,18 +17,10 @@ from ..home.readers import InfoReport, info
 from ..increment.reports import IncrementReport
 from ..learning.class_statistics import ClassStatistics
 from ..learning.regrouping import is_solved
-from ..model.bundle import (
-    CONFUSIONS,
-    RIGHT,
-    RIGHT_SOLVED,
-    TOTAL,
-    WEIGHT,
-    Arrays,
-    Bundle,
-    open_bundle,
-)
+from ..model.bundle import Bundle, open_bundle
 from ..model.evaluation import EvaluationReport
 from ..model.ledger import LedgerEntry
+from ..model.tensors import CONFUSIONS, RIGHT, RIGHT_SOLVED, TOTAL, WEIGHT, Arrays
 from ..proofs.auditor import audit
 from ..proofs.reports import AuditReport
 from ..proofs.verification import VerificationReport, verify

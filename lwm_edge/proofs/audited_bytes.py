@@ -17,17 +17,10 @@ from ..home.home import Generation, Home
 from ..home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, is_checkpoint, is_leftover
 from ..home.trust import trust_problems
 from ..model import manifest as manifests
-from ..model.bundle import (
-    MANIFEST,
-    NUMPY_DTYPES,
-    ONNX_GRAPH,
-    ROWS_BY_CLASS,
-    WEIGHT,
-    Bundle,
-    declared_tensors,
-)
+from ..model.bundle import Bundle
 from ..model.manifest import Manifest
 from ..model.onnx.graph import declared_backbone
+from ..model.tensors import MANIFEST, NUMPY_DTYPES, ONNX_GRAPH, ROWS_BY_CLASS, WEIGHT, declared_tensors
 from ..wording import counted
 from .hidden_content import (
     SYSTEM_ATTRIBUTES,

@@ -31,9 +31,10 @@ from ..home.reports import ChangeReport, RepairReport
 from ..increment.reports import IncrementReport
 from ..increment.resume import HEADER_BYTES, read_header
 from ..learning.config import RECIPES
-from ..model.bundle import BIAS, CONFUSIONS, ONNX_GRAPH, ROWS_BY_CLASS, WEIGHT, Bundle
+from ..model.bundle import Bundle
 from ..model.manifest import BASE, Manifest
 from ..model.onnx.graph import declared_backbone, read_graph
+from ..model.tensors import BIAS, CONFUSIONS, ONNX_GRAPH, ROWS_BY_CLASS, WEIGHT
 from ..records import plain_json, require_as_written
 
 _HEADER_PADDING = 8

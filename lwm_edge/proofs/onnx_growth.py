@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ExportError
-from ..model.bundle import CENTRES, CUT_TO_CLASSES, WEIGHT
 from ..model.onnx_file import LOGITS, PROBABILITIES
+from ..model.tensors import CENTRES, CUT_TO_CLASSES, WEIGHT
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -31,9 +31,10 @@ from ..increment.add import add_classes
 from ..increment.process import replies_from, serve, started_process
 from ..learning.config import SIMULATED, IncrementConfig
 from ..memory import peak_rss_bytes
-from ..model.bundle import ROWS_BY_CLASS, open_bundle, save_bundle
+from ..model.bundle import open_bundle, save_bundle
 from ..model.ledger import Ledger
 from ..model.manifest import Manifest
+from ..model.tensors import ROWS_BY_CLASS
 from ..model.terms import MAX_CAPACITY
 from ..records import AnyPath, ExactPath, Progress, ProgressCallback, ignore_progress
 from .audited_bytes import file_sizes

@@ -21,8 +21,9 @@ from lwm_edge.demo import DEMO_DATA
 from lwm_edge.errors import ArchitectureError, ConfigError, PhotosError, StoppedError
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.model.architectures.registry import find_architecture
-from lwm_edge.model.bundle import RIGHT, TOTAL, open_bundle
+from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network
+from lwm_edge.model.tensors import RIGHT, TOTAL
 from lwm_edge.records import Progress
 from tests.support.pages import ROOT
 

@@ -14,7 +14,8 @@ from lwm_edge.base import saved_training
 from lwm_edge.base.averaging import average_weights
 from lwm_edge.errors import ConfigError
 from lwm_edge.model.architectures.registry import find_architecture
-from lwm_edge.model.bundle import Arrays, open_bundle
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.tensors import Arrays
 from lwm_edge.records import Progress
 from tests.support.folders import PhotoMaker
 from tests.support.networks import fresh_network

@@ -10,8 +10,8 @@ from lwm_edge.base.measure import Settled, measured_tensors, settle
 from lwm_edge.base.reports import StatisticsReport
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.running import Observation
-from lwm_edge.model.bundle import CONFUSIONS, HISTOGRAM, MEASURED, RIGHT, RIGHT_SOLVED, TOTAL
 from lwm_edge.model.evaluation import EvaluationReport, evaluate_predictions
+from lwm_edge.model.tensors import CONFUSIONS, HISTOGRAM, MEASURED, RIGHT, RIGHT_SOLVED, TOTAL
 from lwm_edge.model.unknown import lowest_kept
 
 CLASSES, D = 4, 12

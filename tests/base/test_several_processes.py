@@ -15,7 +15,8 @@ import pytest
 
 import lwm_edge
 from lwm_edge.base.reports import BaseReport
-from lwm_edge.model.bundle import COVARIANCE, MEANS, open_bundle
+from lwm_edge.model.bundle import open_bundle
+from lwm_edge.model.tensors import COVARIANCE, MEANS
 from tests.support.folders import DEMO_DATA, PhotoMaker
 from tests.support.pages import ROOT, block
 

@@ -26,8 +26,9 @@ from lwm_edge.custody.keys import read_public_key
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import HomeError, TrustError
 from lwm_edge.home.home import Home, open_home
-from lwm_edge.model.bundle import declared_tensors, open_bundle, save_bundle
+from lwm_edge.model.bundle import open_bundle, save_bundle
 from lwm_edge.model.manifest import Manifest
+from lwm_edge.model.tensors import declared_tensors
 from tests.support.folders import Keys, PhotoMaker, state_of
 from tests.support.samples import QUICK
 

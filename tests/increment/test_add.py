@@ -47,12 +47,13 @@ from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.running import observe
 from lwm_edge.learning.training import train_increment
 from lwm_edge.model.backbone import Backbone
-from lwm_edge.model.bundle import AXES_COUNT, Bundle, open_bundle, save_bundle
+from lwm_edge.model.bundle import Bundle, open_bundle, save_bundle
 from lwm_edge.model.classifier import Classifier
 from lwm_edge.model.loading import load_network
 from lwm_edge.model.manifest import Manifest
 from lwm_edge.model.network import Network
 from lwm_edge.model.onnx.parity import generated_images, head_inputs_of_probe, parity_probe
+from lwm_edge.model.tensors import AXES_COUNT
 from lwm_edge.photos import photo_set as photo_set_module
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache

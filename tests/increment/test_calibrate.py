@@ -26,7 +26,7 @@ from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.unknown import score_tensors
 from lwm_edge.learning.unseen import judge_unseen
 from lwm_edge.model import unknown
-from lwm_edge.model.bundle import AXES, BINS, HISTOGRAM, SCORE
+from lwm_edge.model.tensors import AXES, BINS, HISTOGRAM, SCORE
 from lwm_edge.model.unknown import count_scores, known_scores, lowest_kept
 from tests.support.folders import Keys, PhotoMaker, state_of
 from tests.support.samples import QUICK

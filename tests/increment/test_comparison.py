@@ -33,7 +33,8 @@ from lwm_edge.increment.timing import Timer
 from lwm_edge.increment.values import Approach
 from lwm_edge.learning.feature_map import MAX_LEVERAGE
 from lwm_edge.learning.reports import DriftReport
-from lwm_edge.model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, open_bundle, save_bundle
+from lwm_edge.model.bundle import open_bundle, save_bundle
+from lwm_edge.model.tensors import RIGHT, RIGHT_SOLVED, TOTAL
 from lwm_edge.records import Progress, ignore_progress
 from tests.support.folders import PhotoMaker
 from tests.support.samples import DEVICE, WITHOUT_LEVELS

@@ -39,7 +39,8 @@ from lwm_edge.errors import (
 from lwm_edge.home.home import Home
 from lwm_edge.increment import inbox_record, inbox_teaching
 from lwm_edge.increment.inbox_folder import InboxFolder, Note, noted
-from lwm_edge.model.bundle import COUNTS, Bundle, open_bundle
+from lwm_edge.model.bundle import Bundle, open_bundle
+from lwm_edge.model.tensors import COUNTS
 from lwm_edge.photos.checking import file_digest
 from lwm_edge.photos.photo_set import Photo
 from tests.support.folders import DEMO_DATA, photo_folder, state_of

@@ -25,7 +25,8 @@ from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ConfigError
 from lwm_edge.home.home import Home
 from lwm_edge.learning.class_statistics import ClassStatistics
-from lwm_edge.model.bundle import COUNTS, COVARIANCE, WEIGHT, open_bundle, save_bundle
+from lwm_edge.model.bundle import open_bundle, save_bundle
+from lwm_edge.model.tensors import COUNTS, COVARIANCE, WEIGHT
 from tests.support.folders import PhotoMaker, save_permitting, state_of
 from tests.support.networks import same_tensors
 from tests.support.samples import QUICK, WITHOUT_LEVELS

@@ -24,7 +24,8 @@ from lwm_edge import (
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ConfigError, GateError, PhotosError
 from lwm_edge.home.home import Home
-from lwm_edge.model.bundle import COUNTS, PHOTOS, TOTAL, open_bundle, save_bundle
+from lwm_edge.model.bundle import open_bundle, save_bundle
+from lwm_edge.model.tensors import COUNTS, PHOTOS, TOTAL
 from tests.support.folders import DEMO_DATA, PhotoMaker, save_permitting, state_of
 from tests.support.samples import QUICK, WITHOUT_LEVELS
 

@@ -8,7 +8,7 @@ import pytest
 from lwm_edge.increment import shipped
 from lwm_edge.increment.shipped import ShippedJudgement, interval_around, judge_shipped
 from lwm_edge.learning.class_statistics import ClassStatistics
-from lwm_edge.model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, empty_tensors
+from lwm_edge.model.tensors import RIGHT, RIGHT_SOLVED, TOTAL, empty_tensors
 
 NAMES = ("Coat", "Dress", "Pullover")
 CENTRES = np.random.default_rng(0).normal(size=(4, 8)) * 1.5

@@ -14,8 +14,9 @@ from lwm_edge.errors import ExportError, ParityError
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.running import FeatureExtractor, observe
 from lwm_edge.model.backbone import Backbone
-from lwm_edge.model.bundle import PROBE, Bundle, open_bundle, save_bundle
+from lwm_edge.model.bundle import Bundle, open_bundle, save_bundle
 from lwm_edge.model.loading import load_network
+from lwm_edge.model.tensors import PROBE
 from lwm_edge.photos.folders import read_photo_folder
 from lwm_edge.photos.photo_set import PhotoSet, PixelCache
 from tests.support.pages import ROOT

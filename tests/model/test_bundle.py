@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ArchitectureError, BundleError, CapacityError
 from lwm_edge.model import manifest as manifests
-from lwm_edge.model.bundle import MANIFEST, Bundle, open_bundle, save_bundle, tensors_digest
+from lwm_edge.model.bundle import Bundle, open_bundle, save_bundle, tensors_digest
 from lwm_edge.model.loading import load_network, network_arrays
+from lwm_edge.model.tensors import MANIFEST
 from tests.support.networks import same_tensors
 from tests.support.samples import batch_of, photo_set
 

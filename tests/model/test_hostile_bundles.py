@@ -28,7 +28,11 @@ from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.errors import BundleError, ExportError, LwmEdgeError
 from lwm_edge.home.home import Home
 from lwm_edge.model import manifest as manifests
-from lwm_edge.model.bundle import (
+from lwm_edge.model.bundle import Bundle, open_bundle, save_bundle, tensors_digest
+from lwm_edge.model.loading import load_network
+from lwm_edge.model.manifest import VENDOR_FIELDS, Levels, Manifest
+from lwm_edge.model.onnx.parity import parity_probe, verified_file
+from lwm_edge.model.tensors import (
     COUNTS,
     COVARIANCE,
     MANIFEST,
@@ -36,15 +40,8 @@ from lwm_edge.model.bundle import (
     ONNX_GRAPH,
     PHOTOS,
     PROBE,
-    Bundle,
     empty_tensors,
-    open_bundle,
-    save_bundle,
-    tensors_digest,
 )
-from lwm_edge.model.loading import load_network
-from lwm_edge.model.manifest import VENDOR_FIELDS, Levels, Manifest
-from lwm_edge.model.onnx.parity import parity_probe, verified_file
 from lwm_edge.photos.class_names import class_name_problem
 from lwm_edge.photos.preprocessing import Preprocessing
 from tests.support.folders import state_of

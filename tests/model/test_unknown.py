@@ -11,11 +11,12 @@ import pytest
 from lwm_edge import Classifier
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.errors import ConfigError
-from lwm_edge.model.bundle import BINS, HISTOGRAM, ONNX_GRAPH, open_bundle
+from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network
 from lwm_edge.model.onnx.graph import fill_graph
 from lwm_edge.model.onnx.parity import generated_images
 from lwm_edge.model.onnx.tracing import trace_graph
+from lwm_edge.model.tensors import BINS, HISTOGRAM, ONNX_GRAPH
 from lwm_edge.model.terms import SHARES, Activation
 from lwm_edge.model.unknown import (
     EDGES,

@@ -29,7 +29,8 @@ from lwm_edge import (
 from lwm_edge.cli import commands
 from lwm_edge.errors import ConfigError, ResourceError
 from lwm_edge.home.home import Home
-from lwm_edge.model.bundle import RIGHT, RIGHT_SOLVED, TOTAL, WEIGHT, open_bundle, save_bundle
+from lwm_edge.model.bundle import open_bundle, save_bundle
+from lwm_edge.model.tensors import RIGHT, RIGHT_SOLVED, TOTAL, WEIGHT
 from lwm_edge.pages.facts import NOW, THEN, gather_facts, wilson_interval
 from tests.pages.conftest import HOSTILE, PageMaker
 from tests.support.folders import BASE_BUNDLE, DEMO_DATA, PhotoMaker, state_of

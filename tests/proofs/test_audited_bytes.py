@@ -17,7 +17,8 @@ from lwm_edge import audit
 from lwm_edge.errors import BundleError, StoppedError
 from lwm_edge.home.home import Home
 from lwm_edge.increment.learn import learn_classes
-from lwm_edge.model.bundle import ONNX_GRAPH, save_bundle
+from lwm_edge.model.bundle import save_bundle
+from lwm_edge.model.tensors import ONNX_GRAPH
 from lwm_edge.records import ignore_progress
 from tests.support.folders import PhotoMaker
 from tests.support.samples import QUICK

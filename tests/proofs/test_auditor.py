@@ -11,7 +11,8 @@ import pytest
 
 from lwm_edge import add_classes, audit, remove_class
 from lwm_edge.home.home import Home, open_home
-from lwm_edge.model.bundle import AXES_COUNT, BINS, save_bundle
+from lwm_edge.model.bundle import save_bundle
+from lwm_edge.model.tensors import AXES_COUNT, BINS
 from tests.support.folders import photo_folder
 from tests.support.samples import QUICK
 

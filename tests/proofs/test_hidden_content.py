@@ -17,9 +17,10 @@ from lwm_edge import audit
 from lwm_edge.errors import BundleError, StoppedError
 from lwm_edge.home.home import Home
 from lwm_edge.increment.learn import learn_classes
-from lwm_edge.model.bundle import BIAS, COUNTS, MANIFEST, ONNX_GRAPH, ROWS_BY_CLASS, WEIGHT, save_bundle
+from lwm_edge.model.bundle import save_bundle
 from lwm_edge.model.custody_record import Custody, Link
 from lwm_edge.model.manifest import decode_text
+from lwm_edge.model.tensors import BIAS, COUNTS, MANIFEST, ONNX_GRAPH, ROWS_BY_CLASS, WEIGHT
 from lwm_edge.records import ignore_progress, plain_json
 from tests.support.folders import PhotoMaker
 from tests.support.samples import QUICK

@@ -7,8 +7,9 @@ import pytest
 
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ExportError
-from lwm_edge.model.bundle import CENTRES, ROWS_BY_CLASS, open_bundle
+from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.onnx.graph import fill_graph
+from lwm_edge.model.tensors import CENTRES, ROWS_BY_CLASS
 from lwm_edge.proofs.onnx_growth import expected_growth
 
 BUNDLE = open_bundle(BASE_BUNDLE)

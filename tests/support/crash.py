@@ -22,8 +22,9 @@ from lwm_edge.home.home import Generation, Home, open_home
 from lwm_edge.home.measurement import Alive
 from lwm_edge.home.ownership import GENERATION_FILES, PREVIOUS
 from lwm_edge.increment.learn import learn_classes
-from lwm_edge.model.bundle import Arrays, open_bundle
+from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.manifest import Manifest
+from lwm_edge.model.tensors import Arrays
 from lwm_edge.records import ignore_progress
 from tests.support.disk_model import Disk, Operation
 from tests.support.fault_layer import Exploration, record

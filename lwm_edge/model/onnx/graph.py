@@ -14,7 +14,6 @@ from functools import lru_cache
 from onnx import ModelProto, TensorProto, checker, helper, load_model_from_string
 
 from ...errors import ExportError, first_line
-from ..bundle import BACKBONE, BESIDE_THE_NETWORK, CUT_TO_CLASSES, HISTOGRAM, ONNX_GRAPH, SCORE, Arrays
 from ..manifest import Manifest
 from ..onnx_file import (
     CLASS_NAMES_KEY,
@@ -24,6 +23,7 @@ from ..onnx_file import (
     PROBABILITIES,
     UNKNOWN,
 )
+from ..tensors import BACKBONE, BESIDE_THE_NETWORK, CUT_TO_CLASSES, HISTOGRAM, ONNX_GRAPH, SCORE, Arrays
 from ..unknown import calibrate, to_metadata
 from .checks import check_cost, check_form
 

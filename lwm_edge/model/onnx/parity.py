@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from ...errors import ParityError
 from ...freed_memory import freed_memory_kept
 from ...photos.pixels import Pixels
-from ..bundle import AXES, AXES_OFFSET, BIAS, PROBE, WEIGHT, Arrays
 from ..manifest import Manifest
 from ..onnx_file import UNKNOWN, OnnxFile
+from ..tensors import AXES, AXES_OFFSET, BIAS, PROBE, WEIGHT, Arrays
 from ..unknown import known_scores
 from .graph import check_safe_to_run, fill_graph
 from .reports import ParityReport

@@ -15,10 +15,10 @@ from onnx import ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
 from ...errors import ExportError, first_line
-from ..bundle import AXES_COUNT, SCORE
 from ..levels import Activations
 from ..network import Network
 from ..onnx_file import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, UNKNOWN
+from ..tensors import AXES_COUNT, SCORE
 from ..terms import Activation
 from .lowering import lower
 

@@ -20,8 +20,8 @@ from onnx import GraphProto, ModelProto, NodeProto, load_model, load_model_from_
 from ...errors import ExportError, first_line, noting_errors, ran_out_of_memory
 from ...photos.pixels import Pixels
 from ...records import ProgressCallback, StepReporter, ignore_progress
-from ..bundle import BIAS, CENTRES, CENTRES_OFFSET, WEIGHT
 from ..onnx_file import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, OnnxFile, open_session
+from ..tensors import BIAS, CENTRES, CENTRES_OFFSET, WEIGHT
 
 UNUSED_BIAS = -1e4
 """Bias of a fixed head's unused outputs; it makes their probability 0 even in half precision."""

@@ -11,10 +11,11 @@ from onnx import ModelProto, TensorProto, helper, load_model_from_string, numpy_
 
 from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ExportError
-from lwm_edge.model.bundle import BESIDE_THE_NETWORK, ONNX_GRAPH, open_bundle
+from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.onnx.checks import check_cost, graph_cost
 from lwm_edge.model.onnx.graph import fill_graph, read_graph
 from lwm_edge.model.onnx.parity import shipped_probe, verified_file
+from lwm_edge.model.tensors import BESIDE_THE_NETWORK, ONNX_GRAPH
 from tests.support.hostile import memory_bound, no_hang, published
 
 BUNDLE = open_bundle(BASE_BUNDLE)

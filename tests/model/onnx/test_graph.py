@@ -21,7 +21,7 @@ from lwm_edge.demo import BASE_BUNDLE
 from lwm_edge.errors import ExportError, ParityError
 from lwm_edge.home.home import Home
 from lwm_edge.model.architectures.registry import architecture_names
-from lwm_edge.model.bundle import HISTOGRAM, ONNX_GRAPH, SCORE, empty_tensors, open_bundle
+from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.loading import load_network, network_arrays
 from lwm_edge.model.network import Network
 from lwm_edge.model.onnx.checks import check_cost, graph_cost
@@ -36,6 +36,7 @@ from lwm_edge.model.onnx.parity import (
 )
 from lwm_edge.model.onnx.tracing import trace_graph
 from lwm_edge.model.onnx_file import OnnxFile
+from lwm_edge.model.tensors import HISTOGRAM, ONNX_GRAPH, SCORE, empty_tensors
 from lwm_edge.model.unknown import known_scores
 from tests.support.networks import (
     ARCHITECTURES,
