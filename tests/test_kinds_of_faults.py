@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.base import test_checkpoint, test_rehearsal, test_start
 from tests.cli import test_elsewhere as test_commands_elsewhere
 from tests.cli import test_interruption, test_settings, test_texts
 from tests.custody import test_keys
@@ -36,6 +37,8 @@ KINDS: dict[str, tuple[Tests, ...]] = {
     "an interruption at any moment": (test_interruption, test_stopping),
     "training that is continued or diverges": (test_resume,),
     "pages of memory that may be freed, and pages that may not": (test_memory,),
+    "a vendor's own network that has a fault": (test_rehearsal,),
+    "a checkpoint or downloaded weights that are damaged, odd or hostile": (test_checkpoint, test_start),
     "blocks of a network that overwrite their input": ((test_network, "in_place"),),
 }
 
