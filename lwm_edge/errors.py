@@ -39,6 +39,7 @@ T = TypeVar("T")
 _LONGEST_LINE = 300
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SYSTEM_RAN_SHORT = (errno.ENOMEM, errno.ENFILE, errno.EAGAIN)
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.EIO, errno.ESTALE)
 _OUT_OF_MEMORY_WORDS = (
     "allocate memory",
     "not enough memory",  # as torch says it on Windows
@@ -176,6 +177,11 @@ def first_line(error: Exception) -> str:
     line = line if line.endswith("..") else line.removesuffix(".")
     line = line if line.isprintable() else ascii(line)
     return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."
+
+
+def is_about_access(error: Exception) -> bool:
+    """Returns whether an error says nothing of a file's content: the system could not open or read it."""
+    return isinstance(error, OSError) and error.errno in (*_SYSTEM_RAN_SHORT, *_NO_ACCESS)
 
 
 def os_failure(action: str, where: object, error: OSError) -> LwmEdgeError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from .. import LwmEdgeError
 from .._streams import output_failure
-from ..errors import PeerError, ResourceError, StoppedError
+from ..errors import ConfigError, PeerError, ResourceError, StoppedError
 from ..records import ProgressCallback, Report, utf8_name, utf8_text
 from . import interruption, terminal
 from .progress import progress_shown
@@ -110,6 +110,13 @@ def home_path(home: Path | None) -> Path:
     path = find_home(home, read_file_config())
     interruption.watch(path)
     return path
+
+
+def bundle_or_home(bundle: Path | None, home: Path | None) -> Path | Home:
+    """Returns the path of the bundle that a command was given, or else opens the chosen home."""
+    if bundle and home:
+        raise ConfigError("a bundle and --home were both given; give the one that is meant")
+    return bundle or open_chosen_home(home)
 
 
 def open_chosen_home(home: Path | None) -> Home:

@@ -14,7 +14,7 @@ from ..errors import ConfigError, TrustError
 from ..learning.config import SIMULATED
 from ..outputs import STDOUT
 from . import display, display_changes, display_proofs
-from .answer import home_path, open_chosen_home, show, with_progress
+from .answer import bundle_or_home, home_path, open_chosen_home, show, with_progress
 from .options import (
     DetailsOption,
     HomeOption,
@@ -89,9 +89,7 @@ def info_command(
     """Show what a home or a bundle holds, or what was changed and when."""
     from .. import info
 
-    show(
-        info(bundle or open_chosen_home(home)), as_json, display_changes.history if history else display.info
-    )
+    show(info(bundle_or_home(bundle, home)), as_json, display_changes.history if history else display.info)
 
 
 def _output(text: str) -> Path | str:
@@ -135,7 +133,7 @@ def export_command(
         photos=photos,
         force=force,
     )
-    source = bundle or open_chosen_home(home)
+    source = bundle_or_home(bundle, home)
     report = with_progress(lambda on: export_onnx(source, output, config, on_progress=on), brief=not photos)
     if not to_stdout:
         show(report, as_json, display.export, is_done=True)
@@ -158,10 +156,15 @@ def audit_command(
             metavar="N", help="Run N increments on a copy of the home, with generated photos; measure each."
         ),
     ] = None,
-    classes: Annotated[int, typer.Option(min=1, help="New classes in each simulated increment.")] = 1,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="New classes in each simulated increment; by default, one.")
+    ] = None,
     recipe: Annotated[
-        str, typer.Option(help="Recipe of the simulated increments; without torch, only lda works.")
-    ] = SIMULATED,
+        str | None,
+        typer.Option(
+            help=f"Recipe of the simulated increments, by default {SIMULATED}; without torch, only lda works."
+        ),
+    ] = None,
     isolated: Annotated[
         bool, typer.Option("--isolated", help="Run each simulated increment in its own process.")
     ] = False,
@@ -180,8 +183,10 @@ def audit_command(
     """Account for every byte of the home; with --simulate, see whether a home grows with increments."""
     report: AuditReport | SimulationReport
     if simulate is None:
-        if isolated or plot:
-            raise ConfigError("--isolated and --plot apply only to a simulation; pass --simulate N too")
+        if classes or recipe or isolated or plot:
+            raise ConfigError(
+                "--classes, --recipe, --isolated and --plot apply only to a simulation; pass --simulate N too"
+            )
         from .. import audit
 
         report = audit(open_chosen_home(home))
@@ -190,10 +195,16 @@ def audit_command(
         from .. import simulate as run
 
         opened, number = open_chosen_home(home), simulate
-        chosen = increment_config(FileConfig(), recipe=recipe, epochs=1)
+        chosen = increment_config(FileConfig(), recipe=recipe or SIMULATED, epochs=1)
         report = with_progress(
             lambda on: run(
-                opened, number, classes=classes, config=chosen, isolated=isolated, plot=plot, on_progress=on
+                opened,
+                number,
+                classes=classes or 1,
+                config=chosen,
+                isolated=isolated,
+                plot=plot,
+                on_progress=on,
             )
         )
         show(report, as_json, partial(display_proofs.simulation, details=details))
@@ -220,7 +231,7 @@ def verify_command(
     """Follow the record from the base to the current model, and say what is proven and what is not."""
     from .. import verify
 
-    report = verify(bundle or open_chosen_home(home), trust=trust, device_key=device_key)
+    report = verify(bundle_or_home(bundle, home), trust=trust, device_key=device_key)
     show(report, as_json, display_proofs.verification)
     if not report.passed:
         raise typer.Exit(TrustError.exit_code)

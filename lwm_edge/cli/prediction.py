@@ -60,8 +60,13 @@ def predict_command(
         ),
     ] = None,
     every: Annotated[
-        float, typer.Option(min=0.0, metavar="SECONDS", help="With --camera: time between frames.")
-    ] = SECONDS_BETWEEN_FRAMES,
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help=f"With --camera: time between frames; by default, {SECONDS_BETWEEN_FRAMES:g}.",
+        ),
+    ] = None,
     frames: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="With --camera: end after this many frames.")
     ] = None,
@@ -74,8 +79,11 @@ def predict_command(
     """
     if (camera is None) == (not photos):
         raise ConfigError("give either photos (files, folders or -) or a camera (--camera), not both")
+    if camera is None and (every is not None or frames is not None):
+        raise ConfigError("--every and --frames are for a camera; pass --camera too, or leave them out")
     opened = open_chosen_home(home)
     if camera is not None:
+        every = SECONDS_BETWEEN_FRAMES if every is None else every
         _watch(opened, camera, every, frames, as_json, unknown=unknown, top_k=top, keep=keep)
         return
     from .. import predict

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import IncrementConfig
+from ..errors import ConfigError
 from . import display, pages, receipt
 from .answer import open_chosen_home, show, with_progress
 from .completion import complete_recipe
@@ -102,6 +103,8 @@ def add_classes_command(
         force=force,
         sign_with=sign_with,
     )
+    if dry_run and page:
+        raise ConfigError("--report needs an increment, but --dry-run makes none; leave one of them out")
     opened = open_chosen_home(home)
     isolate = may_train(opened, photos, chosen)
     if not isolate:

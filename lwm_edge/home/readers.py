@@ -154,7 +154,11 @@ def predict(
         ResourceError: Memory ran out.
     """
     home = open_home(home)
-    given = [photo for one in photos_in(photos) for photo in _in_folder(one)]
+    given, left_out = list[AnyPhoto](), list[Prediction]()
+    for photo in photos_in(photos):
+        inside, problems = _in_folder(photo)
+        given += inside
+        left_out += [Prediction(photo=Path(str(photo)), error=problem) for problem in problems]
     classifier = home.read(lambda generation: Classifier(generation.onnx))
     predictions = classifier.classify(given, top_k, keep=keep, on_progress=on_progress)
     if predictions and all(p.error for p in predictions):
@@ -162,24 +166,37 @@ def predict(
         pairs = zip(predictions, given, strict=True)
         others = [f"{name_of(photo)} {p.error}" for p, photo in pairs if not p.photo]
         raise PhotosError("none of the photos can be read", left_out_lines(files, printable, others))
-    return PredictionReport(onnx=home.onnx, model_digest=classifier.model_digest, predictions=predictions)
+    return PredictionReport(
+        onnx=home.onnx, model_digest=classifier.model_digest, predictions=(*predictions, *left_out)
+    )
 
 
-def _in_folder(photo: AnyPhoto) -> list[AnyPhoto]:
+def _in_folder(photo: AnyPhoto) -> tuple[list[AnyPhoto], list[str]]:
     """Lists the files in a folder and its sub-folders, or just the photo if it is not a folder's path.
+
+    Returns:
+        The files, and lines about sub-folders that are left out.
 
     Raises:
         PhotosError: There is no file in the folder.
     """
     if isinstance(photo, str) and not photo:
         raise ConfigError("a photo's path is empty; give the path of a photo or a folder")
-    if not isinstance(photo, str | PathLike) or not Path(photo).is_dir():
-        return [photo]
+    if not isinstance(photo, str | PathLike) or not _is_folder(Path(photo)):
+        return [photo], []
     folder = Path(photo)
-    files = files_below(folder)
+    files, problems = files_below(folder)
     if not files:
-        raise PhotosError(f"{folder} has no photos in it; give another folder")
-    return [*files]
+        why = "has no photos in it that can be read" if problems else "has no photos in it"
+        raise PhotosError(f"{folder} {why}; give another folder", problems)
+    return [*files], problems
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # the path is too long, for example, which is said when the photo is read
+        return False
 
 
 def evaluate(

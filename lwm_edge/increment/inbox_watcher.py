@@ -139,7 +139,7 @@ class Watcher:
 
 
 def _waiting(path: Path, state: State, reason: str) -> WaitingClass:
-    photos = list_one_level(path).files or files_below(path)
+    photos = list_one_level(path).files or files_below(path)[0]
     return WaitingClass(class_name=printable(Path(path.name)), state=state, photos=len(photos), reason=reason)
 
 

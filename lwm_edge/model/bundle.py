@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from .. import inspection, storage
-from ..errors import BundleError, CapacityError, ResourceError, first_line
+from ..errors import BundleError, CapacityError, ResourceError, first_line, is_about_access, os_failure
 from . import manifest as manifests
 from .manifest import Manifest
 from .tensors import (
@@ -109,14 +109,17 @@ def readable(path: Path) -> Iterator[None]:
     """Turns every failure to read a bundle into one of our errors.
 
     Raises:
-        BundleError: The file is missing or damaged, may not be read, or is of another kind.
-        ResourceError: The file does not fit into memory.
+        BundleError: The file is missing or damaged, or is of another kind.
+        HomeError: The file may not be read, or its disk fails.
+        ResourceError: The file does not fit into memory, or too many files are open.
     """
     try:
         yield
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist; give the path of a bundle (model.lwm)") from None
     except (SafetensorError, OSError) as error:
+        if isinstance(error, OSError) and is_about_access(error):
+            raise os_failure("read", path, error) from None
         raise BundleError(
             f"{path} is not a readable bundle ({first_line(error)}); the file is damaged or of another kind; "
             "copy it again from its source"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from .. import inspection
-from ..errors import ConfigError, ExportError, explains_os_failures, first_line
+from ..errors import ConfigError, ExportError, explains_os_failures, first_line, is_about_access
 from ..freed_memory import freed_memory_kept
 from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
@@ -82,6 +82,8 @@ class OnnxFile:
                 raise ExportError(f"{where} is {what}; give the ONNX file, such as HOME/{_IN_A_HOME}")
             raise ExportError(f"{where} does not exist; {_WHAT_TO_DO}")
         try:
+            if self.path:
+                inspection.open_regular(self.path).close()  # says why a file may not be read; ORT does not
             self._session: Any = open_session(
                 source if isinstance(source, bytes) else _for_onnx_runtime(Path(source))
             )
@@ -97,6 +99,8 @@ class OnnxFile:
                 f"{_WHAT_TO_DO}"
             ) from None
         except Exception as error:  # ONNX Runtime's own errors derive from Exception alone
+            if isinstance(error, OSError) and is_about_access(error):
+                raise
             raise ExportError(
                 f"{where} cannot be loaded by ONNX Runtime: {first_line(error)}; {_WHAT_TO_DO}"
             ) from None

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import ConfigError, PhotosError, first_line
+from ..errors import ConfigError, PhotosError, first_line, ran_out_of_memory
 from ..records import AnyPath, printable
 from .guard import MAX_FILE_BYTES, check_pixels, wait_on
 from .pixels import MODES_WITHOUT_RANGE, Pixels, preprocess
@@ -143,7 +143,10 @@ def _content_of(photo: object) -> bytes:
         PhotosError: The file cannot be read.
     """
     if isinstance(photo, bytes | bytearray | memoryview):
-        return bytes(photo)
+        try:
+            return bytes(photo)
+        except ValueError as error:
+            raise ConfigError(f"this memoryview cannot be read: {first_line(error)}") from None
     read = getattr(photo, "read", None)
     if not callable(read):
         raise ConfigError(f"a photo is {_ACCEPTED}, not {_kind(photo)}")
@@ -155,6 +158,10 @@ def _content_of(photo: object) -> bytes:
         raise PhotosError(f"cannot be read ({error.strerror or first_line(error)})") from None
     except ValueError as error:  # the file is closed
         raise ConfigError(f"this file cannot be read: {first_line(error)}") from None
+    except Exception as error:  # what compressed and remote files raise
+        if ran_out_of_memory(error):
+            raise
+        raise PhotosError(f"cannot be read ({first_line(error)})") from None
     if not isinstance(content, bytes):
         raise ConfigError(f"a file must give bytes, not {_kind(content)}")
     return content

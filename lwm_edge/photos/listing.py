@@ -121,9 +121,14 @@ def list_one_level(folder: Path) -> ClassFolder:
         return ClassFolder(utf8_name(folder.name), folder, (), (problem,))
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Lists the files in a folder and its sub-folders, sorted by path; ignores what `list_photos` ignores."""
-    return sorted(_files_below(folder, folder, []))
+def files_below(folder: Path) -> tuple[list[Path], list[str]]:
+    """Lists the files in a folder and its sub-folders, sorted by path; ignores what `list_photos` ignores.
+
+    Returns:
+        The files, and lines about the sub-folders that are left out.
+    """
+    problems = list[str]()
+    return sorted(_files_below(folder, folder, problems)), problems
 
 
 def holds_files(folder: Path) -> bool:

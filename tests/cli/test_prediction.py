@@ -72,6 +72,27 @@ def test_a_partly_failed_call_has_its_own_exit_code(run: Any, tmp_path: Path) ->
     assert run("predict", tmp_path / "empty")[0] == 3
 
 
+def test_a_sub_folder_that_is_left_out_is_named(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    shutil.copy(PHOTO, tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "linked").symlink_to(COATS)
+    code, out, _ = run("predict", tmp_path / "photos", "--json")
+    first, second = json.loads(out)["predictions"]
+    assert code == SOME_PHOTOS_FAILED and first["error"] is None
+    assert second["photo"] == str(tmp_path / "photos") and second["error"].startswith("linked is a link")
+    (tmp_path / "photos" / "a.png").unlink()
+    code, _, err = run("predict", tmp_path / "photos")
+    assert (
+        code == PhotosError.exit_code and "no photos in it that can be read" in err and "linked is a" in err
+    )
+
+
+def test_a_path_that_the_system_refuses_does_not_keep_others_from_being_read(run: Any) -> None:
+    code, out, _ = run("predict", PHOTO, "x" * 300, "--json")
+    assert code == SOME_PHOTOS_FAILED
+    assert [bool(p["error"]) for p in json.loads(out)["predictions"]] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("stdin", "words"),
     [(None, "standard input, which is closed"), (b"", "standard input is empty")],
@@ -101,6 +122,23 @@ def test_the_name_of_a_photo_cannot_forge_a_line(run: Any, tmp_path: Path) -> No
 def test_missing_or_contradictory_arguments_are_refused(run: Any, arguments: list[str], words: str) -> None:
     code, out, err = run("predict", *arguments)
     assert code == 2 and words in " ".join((out if "--json" in arguments else err).split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", PHOTO, "--every", 3], "--every and --frames are for a camera"),
+        (["add-classes", COATS.parent, "--dry-run", "--report", "x.html"], "--dry-run makes none"),
+        (["audit", "--classes", 5], "apply only to a simulation"),
+        (["audit", "--recipe", "lda"], "apply only to a simulation"),
+        (["info", "b.lwm"], "a bundle and --home were both given"),
+        (["verify", "b.lwm"], "a bundle and --home were both given"),
+        (["export", "x.onnx", "--bundle", "b.lwm"], "a bundle and --home were both given"),
+    ],
+)
+def test_options_without_effect_are_refused(run: Any, arguments: list[object], words: str) -> None:
+    code, _, err = run(*arguments)
+    assert code == ConfigError.exit_code and words in " ".join(err.split())
 
 
 def test_a_missing_photo_and_an_empty_folder_are_refused(home: Home, tmp_path: Path) -> None:

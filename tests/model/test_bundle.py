@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from lwm_edge.demo import BASE_BUNDLE
-from lwm_edge.errors import ArchitectureError, BundleError, CapacityError
+from lwm_edge.errors import ArchitectureError, BundleError, CapacityError, HomeError, ResourceError
 from lwm_edge.model import manifest as manifests
 from lwm_edge.model.bundle import Bundle, open_bundle, save_bundle, tensors_digest
 from lwm_edge.model.loading import load_network, network_arrays
+from lwm_edge.model.onnx_file import OnnxFile
 from lwm_edge.model.tensors import MANIFEST
 from tests.support.networks import same_tensors
 from tests.support.samples import batch_of, photo_set
@@ -98,6 +101,31 @@ def test_another_length_is_refused(bundle: Bundle, tmp_path: Path) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="does not exist"):
         open_bundle(tmp_path / "none.lwm")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.EACCES, HomeError, "Permission denied; check the path and its permissions"),
+        (errno.EMFILE, ResourceError, r"too many files open; raise the limit \(ulimit -n\)"),
+    ],
+)
+def test_a_file_that_the_system_does_not_open_is_not_called_damaged(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception], words: str
+) -> None:
+    def refuse(*given: object, **named: object) -> None:
+        raise OSError(number, os.strerror(number), str(bundle.path))
+
+    for module in ("lwm_edge.model.bundle.safe_open", "lwm_edge.inspection.read_regular"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, refuse)
+            with pytest.raises(kind, match=words):
+                open_bundle(bundle.path)
+    onnx = bundle.path.with_suffix(".onnx")
+    onnx.write_bytes(b"any")
+    monkeypatch.setattr("lwm_edge.inspection.open_regular", refuse)
+    with pytest.raises(kind, match=words):
+        OnnxFile(onnx)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04" + b"x" * 100, b"\x80\x02}q\x00." * 20, b"\xff" * 64])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import shutil
 from pathlib import Path
@@ -126,3 +127,14 @@ def test_a_classifier_notices_a_newer_model_and_loads_it(home: Home, tmp_path: P
     assert not of_bytes.stale
     with pytest.raises(ConfigError, match="made from bytes"):
         of_bytes.reload()
+
+
+def test_a_file_object_that_fails_does_not_keep_other_photos_from_being_classified(home: Home) -> None:
+    content = PHOTO.read_bytes()
+    cut: Any = gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(content)[:-40]))
+    sound, failed = Classifier(home.onnx).classify([content, cut])
+    assert sound.error is None and str(failed.error).startswith("cannot be read (")
+    released = memoryview(content)
+    released.release()
+    with pytest.raises(ConfigError, match="this memoryview cannot be read"):
+        Classifier(home.onnx).classify(released)
