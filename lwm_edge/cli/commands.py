@@ -16,7 +16,7 @@ import typer
 
 from .. import __version__
 from .._streams import forgiving_streams, output_failure
-from ..errors import known
+from ..errors import ConfigError, known
 from . import (
     check,
     inbox,
@@ -59,12 +59,16 @@ def _run() -> None:
     """Runs the app.
 
     Raises:
+        ConfigError: The command line is wrong, and standard output should hold JSON.
         ResourceError: The help or the version cannot be printed.
     """
     interruption.command.started = False
     try:
         app()
     except SystemExit as end:
+        is_misused = end.code == ConfigError.exit_code and not interruption.command.started
+        if is_misused and "--json" in sys.argv[1:]:
+            raise ConfigError("the command line is wrong; standard error says what to change") from None
         failure = None if end.code or interruption.command.started else output_failure()
         if failure:
             raise lost_report(failure) from None

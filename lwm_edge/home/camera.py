@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import PhotosError
+from ..errors import ConfigError, PhotosError
 from ..extras import load_library
 from ..model.classifier import Classifier, Prediction
 from ..model.terms import KEPT, SECONDS_BETWEEN_FRAMES, TOP_K
@@ -17,6 +17,7 @@ from ..records import AnyPath
 from .home import Home, open_home
 
 _FAILED_GRABS = 50  # after this many failures in a row, a camera counts as disconnected
+_MOST_DIGITS = 9  # of the number of a camera, so that it fits into an int of C
 
 
 def watch(
@@ -47,10 +48,13 @@ def watch(
         HomeError: There is no home.
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
         ConfigError: OpenCV is not installed or cannot be loaded (the message says what to do), `keep` is not
-            one of `model.terms.SHARES`, or `top_k` is less than 1.
-        PhotosError: There is no such camera or file, or OpenCV cannot read it.
+            one of `model.terms.SHARES`, `top_k` is less than 1, or `every_seconds` is negative or not finite.
+        PhotosError: There is no such camera or file, OpenCV cannot read it, a video has no frame that can be
+            read, or a camera stops giving pictures.
         ResourceError: Memory ran out.
     """
+    if not (math.isfinite(every_seconds) and every_seconds >= 0):
+        raise ConfigError(f"every_seconds is {every_seconds}; give a number of seconds that is 0 or more")
     classifier = Classifier(open_home(home).onnx)
     for seconds, frame in _frames(source, every_seconds):
         if classifier.stale:
@@ -62,6 +66,8 @@ def watch(
 def _frames(source: int | AnyPath, every_seconds: float) -> Iterator[tuple[float, Pixels]]:
     """Yields the frames to classify, in RGB, each with its time in seconds since the start."""
     cv2 = _opencv()
+    if str(source).isdecimal() and len(str(source)) > _MOST_DIGITS:
+        raise PhotosError("no camera has so large a number; give a smaller one, or the path of a video file")
     number = int(str(source)) if str(source).isdecimal() else None
     if number is None and not Path(source).is_file():  # type: ignore[arg-type]
         raise PhotosError(f"{source} is neither the number of a camera nor a video file that exists")
@@ -71,14 +77,24 @@ def _frames(source: int | AnyPath, every_seconds: float) -> Iterator[tuple[float
             what = f"camera {number}" if number is not None else str(source)
             raise PhotosError(f"{what} cannot be opened; check that it is there and that you may use it")
         times = _camera_times(capture) if number is not None else _video_times(cv2, capture)
-        due = 0.0
+        due, given = 0.0, 0
         for seconds in times:
             if seconds < due:
                 continue
             succeeded, frame = capture.retrieve()
             if succeeded:
-                due = seconds + every_seconds
+                due, given = seconds + every_seconds, given + 1
                 yield seconds, frame[..., ::-1]
+        if number is not None:
+            raise PhotosError(
+                f"camera {number} gives no pictures any more; check its cable, and that no other program "
+                "uses it"
+            )
+        if not given:
+            raise PhotosError(
+                f"{source} has no frame that OpenCV can read; it is damaged, or in a format that this OpenCV "
+                "cannot read"
+            )
     finally:
         capture.release()
 

@@ -6,11 +6,14 @@ import io
 import json
 import shutil
 import sys
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lwm_edge import Home, predict, rename_class, watch
 from lwm_edge.cli import commands
@@ -185,6 +188,69 @@ def test_a_camera_that_is_not_there_is_refused(home: Home, video: Path, tmp_path
     (tmp_path / "text.avi").write_text("no video")
     with pytest.raises(PhotosError, match="cannot be opened"):
         next(watch(home, tmp_path / "text.avi"))
+
+
+class _Capture:
+    """Stands in for a camera, or a video, that gives some pictures and then none."""
+
+    def __init__(self, pictures: int) -> None:
+        self.left = pictures
+
+    def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+        return True
+
+    def grab(self) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+    def retrieve(self) -> tuple[bool, NDArray[np.uint8]]:
+        return True, np.zeros((32, 32, 3), np.uint8)
+
+    def get(self, number: int) -> float:
+        return 25.0
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("source", "pictures", "words"),
+    [
+        (0, 2, "camera 0 gives no pictures any more"),
+        ("0", 0, "camera 0 gives no pictures any more"),
+        ("film.avi", 0, "film.avi has no frame that OpenCV can read"),
+    ],
+)
+def test_a_camera_that_is_unplugged_and_a_video_without_frames_are_named(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Any, pictures: int, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "film.avi").write_bytes(b"any")
+    opencv = SimpleNamespace(VideoCapture=lambda number: _Capture(pictures), CAP_PROP_FPS=5)
+    monkeypatch.setitem(sys.modules, "cv2", opencv)  # OpenCV need not be installed
+    seen = []
+    with pytest.raises(PhotosError, match=words):
+        seen += list(watch(home, source, every_seconds=0))
+    seen = list(islice(watch(home, "0", every_seconds=0), pictures))
+    assert len(seen) == pictures
+
+
+@pytest.mark.parametrize(
+    ("number", "seconds"), [("9" * 10, 1.0), ("9" * 5000, 1.0), (0, -1.0), (0, float("nan"))]
+)
+def test_a_number_that_no_camera_has_and_a_time_that_is_none_are_refused(
+    home: Home, monkeypatch: pytest.MonkeyPatch, number: Any, seconds: float
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace())
+    with pytest.raises((PhotosError, ConfigError), match=r"no camera has so large a number|give a number of"):
+        next(watch(home, number, every_seconds=seconds))
+
+
+def test_a_wrong_command_line_gives_json_too(run: Any) -> None:
+    for arguments in (["--top", 0], ["--nope"]):
+        code, out, err = run("predict", PHOTO, *arguments, "--json")
+        assert code == ConfigError.exit_code and json.loads(out)["error"]["kind"] == "ConfigError"
+        assert "Usage:" in err
 
 
 def test_without_opencv_the_error_says_what_to_install(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
