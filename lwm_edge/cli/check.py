@@ -14,6 +14,7 @@ from ..records import printable
 from ..wording import counted
 from .answer import open_chosen_home, show, with_progress
 from .options import HomeOption, JsonOption, NameOption, PhotosArgument
+from .settings import increment_config, read_file_config
 from .terminal import note, print_rows
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ def check_command(
             raise ConfigError(f"{output} is not an HTML file; choose a name that ends in .html")
         outputs.check_output(output)
         require_jinja2()
+    name = increment_config(read_file_config(), class_name=class_name).class_name
     opened = open_chosen_home(home)
-    report = with_progress(lambda on: check_photos(opened, photos, class_name=class_name, on_progress=on))
+    report = with_progress(lambda on: check_photos(opened, photos, class_name=name, on_progress=on))
     if output:
         write_check_page(report, output)
     show(report, as_json, _printer(output), is_done=output is not None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from .. import BaseConfig, IncrementConfig, PackConfig, inspection
 from ..errors import ConfigError
@@ -34,18 +34,6 @@ class FileConfig(Record):
     home: ExactPath | None = None
     increment: dict[str, Any] = Field(default={})
 
-    @model_validator(mode="before")
-    @classmethod
-    def _settings_are_known(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """Refuses unknown settings; names each and, if possible, the setting that was probably meant."""
-        table = content.get("increment")
-        names = table if isinstance(table, dict) else {}
-        problems = [_unknown(name, cls.model_fields) for name in content]
-        problems += [_unknown(name, IncrementConfig.model_fields) for name in names]
-        if found := [problem for problem in problems if problem]:
-            raise ValueError("; ".join(found))
-        return content
-
     @field_validator("home")
     @classmethod
     def _can_be_a_path(cls, home: Path | None) -> Path | None:
@@ -66,13 +54,37 @@ def read_file_config(folder: Path = Path()) -> FileConfig:
     if not _is_there(path):
         return FileConfig()
     try:
-        return FileConfig.model_validate(tomllib.loads(_read(path)))
-    except ValidationError as error:
-        raise invalid(f"{path} has settings that lwm-edge cannot use", error) from None
+        content = tomllib.loads(_read(path))
+        if problems := _problems_of(content):
+            raise ConfigError(f"{path} has settings that lwm-edge cannot use", problems)
+        return FileConfig.model_validate(content)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; correct or remove it") from None
     except (ValueError, RecursionError) as error:  # ValueError: bad TOML or UTF-8, a file or number too long
         raise ConfigError(f"{path} cannot be read: {error}; correct or remove it") from None
+
+
+def _problems_of(content: dict[str, Any]) -> list[str]:
+    """Lists settings that are unknown, with the setting that was probably meant, or not usable."""
+    table = content.get("increment")
+    names = table if isinstance(table, dict) else {}
+    found = [_unknown(name, FileConfig.model_fields) for name in content]
+    found += [_unknown(name, IncrementConfig.model_fields) for name in names]
+    problems = [problem for problem in found if problem]
+    try:
+        FileConfig.model_validate(_only(content, FileConfig.model_fields))
+    except ValidationError as error:
+        problems += invalid("", error).problems
+    if problems:  # without others, values in [increment] matter only to the commands that use them
+        try:
+            IncrementConfig(**_only(names, IncrementConfig.model_fields))
+        except ConfigError as error:
+            problems += error.problems or [error.message]
+    return problems
+
+
+def _only(settings: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name in known}
 
 
 def _read(path: Path) -> str:
@@ -170,7 +182,10 @@ def increment_config(file_config: FileConfig, **given: Any) -> IncrementConfig:
     try:
         return IncrementConfig(**{**file_config.increment, **own})
     except ConfigError as error:
-        IncrementConfig(**own)  # raises if it is not the file that is at fault
+        try:
+            IncrementConfig(**own)
+        except ConfigError:  # the file is not, or not alone, at fault
+            raise error from None
         what = f"{CONFIG_FILE} has settings in [increment] that cannot be used here"
         raise ConfigError(what, error.problems) from None
 

@@ -92,3 +92,11 @@ def test_check_prints_the_worst_first_and_writes_a_page(
     for page in ("page.txt", "none/page.html"):
         refused = run("check", photos, "--home", home.path, "-o", page)
         assert refused.code == 2 and "Reading photos" not in refused.err
+
+
+def test_check_names_a_class_as_add_classes_does(
+    run: Any, home: Home, make_photos: PhotoMaker, tmp_path: Path
+) -> None:
+    photos = make_photos("Bag") / "Bag"
+    (tmp_path / "lwm-edge.toml").write_text('[increment]\nclass_name = "Handbag"\n')
+    assert list(run("check", photos, "--home", home.path, "--json").json["class_photos"]) == ["Handbag"]

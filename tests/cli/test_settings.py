@@ -143,6 +143,23 @@ def test_a_wrong_value_is_named_with_its_file_and_what_is_allowed(
     assert caught.value.problems == (problem,)
 
 
+def test_all_problems_of_the_file_are_named_at_once(tmp_path: Path) -> None:
+    content = "home = 3\nbogus = 1\n[increment]\nepochs = -1\nseedd = 3\n"
+    (tmp_path / CONFIG_FILE).write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=CONFIG_FILE) as caught:
+        read_file_config(tmp_path)
+    words = ("bogus is unknown", "seedd is unknown; did you mean seed?", "home: it is not a path", "epochs: ")
+    assert len(caught.value.problems) == len(words)
+    for problem, start in zip(caught.value.problems, words, strict=True):
+        assert problem.startswith(start)
+
+
+def test_wrong_options_and_wrong_settings_of_the_file_are_named_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        increment_config(FileConfig(increment={"epochs": -1}), beta=-1)
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["beta", "epochs"]
+
+
 def test_a_wrong_option_is_not_blamed_on_the_file() -> None:
     with pytest.raises(ConfigError, match="these settings") as caught:
         increment_config(FileConfig(increment={"epochs": 3}), min_photos=0)
