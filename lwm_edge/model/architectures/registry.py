@@ -35,6 +35,8 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _MAX_HEAD_INPUTS = 4000
 _TOO_LARGE = ("regnet_y_128gf",)  # its head reads 7392 values, and no ONNX file can hold its 2.6 GB
 
+_OWN_ENTRY_POINTS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+
 WeightsSource = Callable[[], Mapping[str, Tensor]]
 
 
@@ -154,8 +156,8 @@ def find_architecture(name: str) -> Architecture:
             package has the same key.
     """
     entries = {entry.value: entry for entry in metadata.entry_points(group=ENTRY_POINT_GROUP, name=name)}
-    if len(entries) + is_built_in(name) > 1:
-        others = [*(["lwm-edge itself"] if is_built_in(name) else []), *entries]
+    if len(entries) + (name in _BUILT_IN) > 1:
+        others = [*(["lwm-edge itself"] if name in _BUILT_IN else []), *entries]
         raise ArchitectureError(
             f"several architectures are called {name}: that of {' and that of '.join(others)}; give yours "
             "another key, or uninstall the package that you do not need"
@@ -180,7 +182,7 @@ def find_architecture(name: str) -> Architecture:
 
 def is_built_in(name: str) -> bool:
     """Tells whether an architecture belongs to lwm-edge itself."""
-    return name in _BUILT_IN
+    return name in _BUILT_IN or name in _OWN_ENTRY_POINTS
 
 
 @contextmanager
