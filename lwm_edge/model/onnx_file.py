@@ -99,7 +99,7 @@ class OnnxFile:
                 f"{_WHAT_TO_DO}"
             ) from None
         except Exception as error:  # ONNX Runtime's own errors derive from Exception alone
-            if isinstance(error, OSError) and is_about_access(error):
+            if is_about_access(error):
                 raise
             raise ExportError(
                 f"{where} cannot be loaded by ONNX Runtime: {first_line(error)}; {_WHAT_TO_DO}"
