@@ -247,6 +247,11 @@ def known(error: Exception) -> LwmEdgeError:
         return os_failure("use", error.filename or "a file or pipe", error)
     if _is_about_nul(error):
         return ConfigError("a path has a NUL character, which no file name can have; give another path")
+    if isinstance(error, UnicodeEncodeError):
+        return ConfigError(
+            f"a text has the character {error.object[error.start]!a}, which cannot be part of a path here "
+            f"(paths are encoded as {error.encoding}); leave the character out, or set a UTF-8 locale"
+        )
     if wrong := _type_refused_as_path(error):
         return ConfigError(f"a path must be a str or an os.PathLike object, not {wrong}; give another one")
     return unexpected(error)
@@ -293,6 +298,7 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
                 isinstance(error, OSError)
                 or ran_out_of_memory(error)
                 or _is_about_nul(error)
+                or isinstance(error, UnicodeEncodeError)
                 or _type_refused_as_path(error) is not None
             )
             if isinstance(error, LwmEdgeError) or not is_refusal or error in callers_errors:

@@ -42,6 +42,7 @@ _CLEARER_MESSAGES = {  # by the type of pydantic's error
     **dict.fromkeys(("tuple_type", "list_type"), "it must be a list"),
     "dict_type": "it must be a table",
     "string_type": "it must be text",
+    "extra_forbidden": "there is nothing of this name; check its spelling",
     "missing": "it is missing",
 }
 _PREFIXES = {"Value error, ": "", "Input should be ": "it must be "}  # how pydantic's messages begin

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -56,7 +55,7 @@ def fail(error: LwmEdgeError) -> None:
     """Prints an error, for people or as JSON, unless another process prints it."""
     if isinstance(error, PeerError):
         return
-    if "--json" in sys.argv[1:]:
+    if interruption.wants_json():
         message, problems = utf8_text(error.message), tuple(map(utf8_text, error.problems))
         print(interruption.failure_as_json(type(error).__name__, message, problems, error.exit_code))
     elif isinstance(error, StoppedError):
@@ -76,6 +75,7 @@ def show(report: Report, as_json: bool, show: Callable[[Any], None], *, is_done:
             cannot be printed, because a script that saw it fail would repeat the change.
     """
     if as_json:
+        interruption.command.answered = True
         print(json.dumps(json.loads(report.model_dump_json())).replace("\x7f", "\\u007f"))
     else:
         show(report)

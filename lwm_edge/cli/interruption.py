@@ -38,6 +38,7 @@ class _Command:
         home: Path of that home; None until it is found.
         link_before: Target of the home's link `current` before the work; None if there was no link.
         exit_code: Exit code of the latest request to stop, if there was one.
+        answered: Whether the one JSON document that standard output may hold has begun to be printed.
     """
 
     started = False
@@ -46,6 +47,7 @@ class _Command:
     home: Path | None = None
     link_before: str | None = None
     exit_code: int | None = None
+    answered = False
 
 
 command = _Command()
@@ -69,7 +71,8 @@ def ignore_requests_to_stop() -> None:
 
 def begin_command(*, needs_home: bool) -> None:
     """Notes that a command begins its work."""
-    command.started, command.ended, command.needs_home = True, False, needs_home
+    command.started, command.ended, command.answered = True, False, False
+    command.needs_home = needs_home
     command.home, command.link_before, command.exit_code = None, None, None
 
 
@@ -83,6 +86,11 @@ def stopped(exit_code: int) -> StoppedError:
     error = StoppedError(_message())
     error.exit_code = exit_code
     return error
+
+
+def wants_json() -> bool:
+    """Returns whether an error is to be printed as JSON."""
+    return "--json" in sys.argv[1:] and not command.answered
 
 
 def failure_as_json(kind: str, message: str, problems: tuple[str, ...], exit_code: int) -> str:
@@ -119,7 +127,7 @@ def end_at_once(exit_code: int) -> None:
     """Prints the message and ends the process as abruptly as a kill, which a home survives at any moment."""
     message = _message()
     with suppress(OSError):
-        if "--json" in sys.argv[1:]:
+        if wants_json():
             os.write(1, f"{failure_as_json('StoppedError', message, (), exit_code)}\n".encode())
         else:
             os.write(2, f"{_SHOW_CURSOR if os.isatty(2) else ''}{message}\n".encode())

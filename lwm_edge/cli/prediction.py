@@ -48,11 +48,13 @@ def predict_command(
         bool, typer.Option("--unknown", help="Say so if a photo seems to show none of the classes.")
     ] = False,
     keep: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="With --unknown: share of photos of known classes to accept (0.8, 0.9, 0.95, 0.98 or 0.99)."
+            metavar="SHARE",
+            help="With --unknown: share of photos of known classes to accept (0.8, 0.9, 0.95, 0.98 or 0.99); "
+            f"by default, {KEPT:g}.",
         ),
-    ] = KEPT,
+    ] = None,
     camera: Annotated[
         str | None,
         typer.Option(
@@ -81,6 +83,9 @@ def predict_command(
         raise ConfigError("give either photos (files, folders or -) or a camera (--camera), not both")
     if camera is None and (every is not None or frames is not None):
         raise ConfigError("--every and --frames are for a camera; pass --camera too, or leave them out")
+    if keep is not None and not (unknown or as_json):
+        raise ConfigError("--keep is for --unknown; pass --unknown too, or leave --keep out")
+    keep = KEPT if keep is None else keep
     opened = open_chosen_home(home)
     if camera is not None:
         every = SECONDS_BETWEEN_FRAMES if every is None else every

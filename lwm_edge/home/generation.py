@@ -6,6 +6,7 @@ if there is nothing to return to, a copy of the current bundle.
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from ..records import Report
 from .home import Generation, Home
 from .reports import FootprintReport, MemoryReport
 
+_CANNOT_BE_READ = (errno.EACCES, errno.EPERM, errno.EIO)  # the disk or the system refuses the file
 _RECEIPT_FIXED_BYTES, _RECEIPT_BYTES_PER_CLASS = 32 * 1024, 512
 
 
@@ -184,8 +186,14 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
     for path, (why, is_right) in checks.items():
         if not path.is_file():
             wrong[path.name] = "is missing"
-        elif not is_right(path):
-            wrong[path.name] = why
+            continue
+        try:
+            if not is_right(path):
+                wrong[path.name] = why
+        except OSError as error:
+            if path == generation.previous or error.errno not in _CANNOT_BE_READ:
+                raise
+            wrong[path.name] = f"cannot be read ({error.strerror})"
     return wrong
 
 

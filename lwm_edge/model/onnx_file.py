@@ -140,14 +140,25 @@ class OnnxFile:
                 if the file was exported for a single batch size.
 
         Raises:
+            ConfigError: The images have another shape or type.
             ExportError: ONNX Runtime cannot run the file, or the shape or type of an output is wrong.
         """
+        self._require_prepared(images)
         if not self.static_batch or len(images) == self.static_batch:
             return self._run(images)
         full = max(1, -(-len(images) // self.static_batch)) * self.static_batch
         padded = np.resize(images, (full, *images.shape[1:]))
         batches = [self._run(batch) for batch in np.split(padded, full // self.static_batch)]
         return Outputs(*(np.concatenate(parts)[: len(images)] for parts in zip(*batches, strict=True)))
+
+    def _require_prepared(self, images: Pixels) -> None:
+        size = self.preprocessing.image_size
+        found = getattr(images, "shape", (None,)), getattr(images, "dtype", type(images).__name__)
+        if found != ((len(images), size, size, 3), np.uint8):
+            raise ConfigError(
+                f"images must be RGB images [B, {size}, {size}, 3] of uint8, not "
+                f"{list(found[0])} of {found[1]}; convert them, or call classify instead"
+            )
 
     def head_inputs_and_unknown(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Computes the head's inputs [B, d] float32 and the output `unknown` [B] float32 for images.

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from lwm_edge import storage
 from lwm_edge.cli import commands
 from lwm_edge.cli.interruption import Interruption
 from lwm_edge.home.home import Home
-from tests.support.folders import BASE_BUNDLE, PhotoMaker
+from tests.support.folders import BASE_BUNDLE, DEMO_DATA, PhotoMaker
+
+PHOTO = DEMO_DATA / "test" / "1" / "Sneaker" / "009.png"
 
 STOPS_WHILE_IT_LOADS = """
 import os, signal
@@ -34,6 +37,13 @@ from lwm_edge.cli.interruption import handle_requests_to_stop
 handle_requests_to_stop()
 sys.path.insert(0, sys.argv[1])
 import stops_while_it_loads
+"""
+
+PRINTS_A_LONG_REPORT = """
+import sys
+sys.argv = ["lwm-edge", "predict", sys.argv[2], *["missing.png"] * 5000, "--home", sys.argv[1], "--json"]
+from lwm_edge.__main__ import main
+main()
 """
 
 
@@ -89,6 +99,25 @@ def test_just_after_the_link_is_switched_the_sentence_says_that_the_change_was_m
     told = capfd.readouterr().err
     assert "Interrupted, but the change had already been made: the home has the new model." in told
     assert "Traceback" not in told and home.current().path.name == "00000001"
+
+
+def test_a_stop_while_a_json_report_is_printed_adds_no_second_document(home: Home) -> None:
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PRINTS_A_LONG_REPORT, str(home.path), str(PHOTO)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        assert process.stdout
+        begun = process.stdout.read(1)  # the rest does not fit into the pipe
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        with process.stdout as stdout:
+            printed = begun + stdout.read()
+        assert process.wait() == 143
+        errors.seek(0)
+        assert b"Interrupted" in errors.read()
+    assert printed.count(b'{"onnx"') == 1 and b'"error": {' not in printed
 
 
 @pytest.mark.slow

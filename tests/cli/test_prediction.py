@@ -131,6 +131,7 @@ def test_missing_or_contradictory_arguments_are_refused(run: Any, arguments: lis
     ("arguments", "words"),
     [
         (["predict", PHOTO, "--every", 3], "--every and --frames are for a camera"),
+        (["predict", PHOTO, "--keep", 0.9], "pass --unknown too"),
         (["add-classes", COATS.parent, "--dry-run", "--report", "x.html"], "--dry-run makes none"),
         (["audit", "--classes", 5], "apply only to a simulation"),
         (["audit", "--recipe", "lda"], "apply only to a simulation"),

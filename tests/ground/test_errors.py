@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -106,6 +109,17 @@ def test_a_path_with_a_nul_character_is_the_callers_mistake() -> None:
         lwm_edge.info("a/\0")
     with pytest.raises(ValueError, match="odd"):
         explains_os_failures(_odd)()
+
+
+def test_a_path_that_the_locale_cannot_encode_is_the_callers_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"the character '\\ud800', which cannot be part of a path"):
+        lwm_edge.open_home("a/\ud800")
+    code = "import lwm_edge; lwm_edge.open_home('B\\u00f6rse')"
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    end = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=ascii_only, check=False
+    )
+    assert "ConfigError: a text has the character '\\xf6'" in end.stderr
 
 
 def _odd() -> None:

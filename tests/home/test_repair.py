@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lwm_edge import add_classes, audit, predict, repair_home
+from lwm_edge import add_classes, audit, inspection, predict, repair_home
 from lwm_edge.demo import DEMO_DATA
-from lwm_edge.errors import BundleError, BusyError, HomeError
+from lwm_edge.errors import BundleError, BusyError, HomeError, ResourceError
 from lwm_edge.home.home import Home, open_home
 from tests.support.folders import PhotoMaker, state_of
 from tests.support.hostile import published
@@ -77,6 +79,36 @@ def test_every_file_except_the_bundle_is_rebuilt(home: Home, make_photos: PhotoM
     assert manifest.increment_count == 1 and len(manifest.ledger.latest) == 2
     assert predict(home, [PHOTO]).predictions[0].class_names
     assert published(f"| ONNX file, labels, receipt missing or edited, then `repair` | {tried} | nothing |")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_file_that_the_disk_no_longer_gives_out_is_rebuilt(
+    home: Home, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    damaged, read = home.current().onnx, inspection.read_regular
+
+    def refusing(path: Path, most: int = -1) -> bytes:
+        if path == damaged:
+            raise OSError(number, os.strerror(number), str(path))
+        return read(path, most)
+
+    monkeypatch.setattr(inspection, "read_regular", refusing)
+    assert repair_home(home).repaired == (f"classifier.onnx cannot be read ({os.strerror(number)})",)
+    assert home.current().onnx != damaged
+    monkeypatch.undo()
+    assert audit(home).passed
+
+
+def test_too_many_open_files_are_no_damage(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(path: Path, most: int = -1) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    before = state_of(home.path)
+    monkeypatch.setattr(inspection, "read_regular", refusing)
+    with pytest.raises(ResourceError, match="too many files open"):
+        repair_home(home)
+    monkeypatch.undo()
+    assert state_of(home.path) == before
 
 
 def test_all_three_files_are_rebuilt_at_once(home: Home) -> None:

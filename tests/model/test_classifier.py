@@ -94,6 +94,14 @@ def test_functions_refuse_an_object_that_is_not_a_path(home: Home, wrong: Any) -
             call()
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2, 32, 32, 3), np.float32), ((32, 32, 3), np.uint8), ((1, 3, 32, 32), np.uint8)]
+)
+def test_images_of_another_shape_or_type_are_the_callers_mistake(home: Home, shape: Any, dtype: Any) -> None:
+    with pytest.raises(ConfigError, match=r"must be RGB images \[B, \d+, \d+, 3\] of uint8, not \["):
+        Classifier(home.onnx).outputs(np.zeros(shape, dtype))
+
+
 def test_a_path_with_a_nul_character_is_refused(home: Home) -> None:
     with pytest.raises(ExportError, match="does not exist"):
         Classifier("\0")
