@@ -121,11 +121,19 @@ def test_a_stop_while_a_json_report_is_printed_adds_no_second_document(home: Hom
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [1, 3, pytest.param(6, marks=pytest.mark.extended)])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("whole_group", [False, True])
+@pytest.mark.parametrize(
+    ("seconds", "number", "whole_group"),
+    [
+        (1, signal.SIGINT, True),
+        (1, signal.SIGTERM, False),
+        (3, signal.SIGINT, False),
+        (3, signal.SIGTERM, True),
+        pytest.param(6, signal.SIGINT, True, marks=pytest.mark.extended),
+        pytest.param(6, signal.SIGTERM, False, marks=pytest.mark.extended),
+    ],
+)
 def test_a_real_increment_is_told_to_stop_at_several_moments(
-    home: Home, make_photos: PhotoMaker, number: signal.Signals, whole_group: bool, seconds: int
+    home: Home, make_photos: PhotoMaker, seconds: int, number: signal.Signals, whole_group: bool
 ) -> None:
     command = ["add-classes", str(make_photos("Bag")), "--home", str(home.path), "--recipe", "lwm"]
     command += ["--epochs", "10000"]

@@ -231,15 +231,14 @@ def _refusing(number: int) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize(
-    ("where", "what", "number"),
+    ("where", "what", "number", "folder_is_there"),
     [
-        (_disk, "symlink", errno.EPERM),
-        (_disk, "symlink", errno.EOPNOTSUPP),
-        (fcntl, "flock", errno.ENOLCK),
-        (fcntl, "flock", errno.ENOSYS),
+        (_disk, "symlink", errno.EPERM, False),
+        (_disk, "symlink", errno.EOPNOTSUPP, True),
+        (fcntl, "flock", errno.ENOLCK, True),
+        (fcntl, "flock", errno.ENOSYS, False),
     ],
 )
-@pytest.mark.parametrize("folder_is_there", [False, True])
 def test_init_refuses_a_file_system_without_links_or_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, what: str, number: int, folder_is_there: bool
 ) -> None:

@@ -52,8 +52,10 @@ def _stop_after(home: Home, photos: Path, steps: int, config: IncrementConfig = 
 
 
 @pytest.mark.usefixtures("every_core")
-@pytest.mark.parametrize("recipe", ["lwm", "lwm-lda"])
-@pytest.mark.parametrize("steps", [1, 3, 8])  # in the first epoch, at its end, in the last one
+@pytest.mark.parametrize(
+    ("steps", "recipe"),
+    [(1, "lwm"), (3, "lwm-lda"), (8, "lwm")],  # in the first epoch, at its end, in the last one
+)
 def test_a_resumed_increment_gives_the_same_model_bit_for_bit(
     home: Home, tmp_path: Path, make_photos: PhotoMaker, steps: int, recipe: str
 ) -> None:
@@ -161,21 +163,20 @@ def test_a_smaller_micro_batch_makes_another_plan(home: Home, make_photos: Photo
 
 
 @pytest.mark.usefixtures("every_core")
-@pytest.mark.parametrize("micro_batch_size", [16, 2])  # 2 needs another plan than the one that was saved
 def test_interrupted_training_continues_in_its_own_precision(
-    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, micro_batch_size: int
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = make_photos("Bag", "Shirt")
     monkeypatch.setattr(rehearsal, "usable_precisions", lambda setting, device: ("bfloat16",))
     _stop_after(home, photos, 3)
     monkeypatch.setattr(rehearsal, "usable_precisions", lambda setting, device: ("float32",))
-    goes_on = THREE_EPOCHS.model_copy(update={"micro_batch_size": micro_batch_size})
+    goes_on = THREE_EPOCHS.model_copy(update={"micro_batch_size": 2})  # needs another plan than the saved one
     assert plan_increment(home, photos, goes_on).precision == "bfloat16"
     in_other_precision = goes_on.model_copy(update={"precision": "float32"})
     with pytest.raises(ConfigError, match=r"other photos or settings.*--fresh"):
         add_classes(home, photos, in_other_precision, isolate=False)
     report = add_classes(home, photos, goes_on, isolate=False)
-    assert report.plan.precision == "bfloat16" and report.plan.micro_batch_size == micro_batch_size
+    assert report.plan.precision == "bfloat16" and report.plan.micro_batch_size == 2
 
 
 @pytest.mark.usefixtures("every_core")
@@ -320,7 +321,8 @@ def test_a_checkpoint_of_a_model_that_changed_since_is_forgotten(home: Home, mak
     photos = make_photos("Bag")
     _stop_after(home, photos, 1)
     kept = home.training.read_bytes()
-    add_classes(home, make_photos("Shirt", folder="others"), THREE_EPOCHS.model_copy(update={"fresh": True}))
+    fresh = THREE_EPOCHS.model_copy(update={"fresh": True})
+    add_classes(home, make_photos("Shirt", folder="others"), fresh, isolate=False)
     home.training.write_bytes(kept)
     report = add_classes(home, photos, THREE_EPOCHS, isolate=False)
     assert report.class_names[-2:] == ("Shirt", "Bag")

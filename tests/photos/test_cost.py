@@ -293,7 +293,7 @@ LONG: dict[str, tuple[str, int, int, str, dict[str, Any]]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("side", [256, 512, 1024, 4096])
+@pytest.mark.parametrize("side", [512, 4096])  # the longest that always fits, and one that may not
 @pytest.mark.parametrize("name", LONG)
 def test_long_photos_take_no_more_memory_than_others(photo, name, side):
     """Their short side is too short to be reduced before the conversion, or their rows are very long."""
