@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import inspection
-from ..errors import ArchitectureError, ConfigError, first_line, ran_out_of_memory, shortened
+from ..errors import ArchitectureError, ConfigError, first_line, is_about_access, ran_out_of_memory, shortened
 from ..model.architectures.registry import architecture_names, find_architecture
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "weights", "params")
@@ -95,7 +95,7 @@ def _load(path: Path) -> Any:
             warnings.simplefilter("ignore")  # those about odd pickle protocols, which are refused anyway
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise almost anything
-        if ran_out_of_memory(error):
+        if ran_out_of_memory(error) or is_about_access(error):
             raise
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise ConfigError(

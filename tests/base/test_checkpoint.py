@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 import zipfile
@@ -152,6 +153,16 @@ def test_a_missing_or_damaged_file_is_refused(model: torch.nn.Module, tmp_path: 
     (tmp_path / "c.pth").write_bytes((tmp_path / "c.pth").read_bytes()[:5000])
     with pytest.raises(ConfigError, match="damaged or of another kind"):
         read_checkpoint(tmp_path / "c.pth", [])
+
+
+def test_a_disk_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "c.pth")
+    monkeypatch.setattr(torch, "load", failing)
+    with pytest.raises(OSError, match="Input/output error"):  # `build_base` says what to do
+        read_checkpoint(tmp_path / "c.pth", ["weight"])
 
 
 def test_another_network_is_summarised_and_recognised() -> None:
