@@ -46,7 +46,7 @@ class Classifier(OnnxFile):
     """Classifies photos with an exported ONNX file, which is loaded once and used as often as it is needed.
 
     It has the attributes of an `OnnxFile`: `path`, `class_names`, `preprocessing`, `model_digest`,
-    `calibration` and `static_batch`.
+    `calibration` and `static_batch`. Threads may share it, and any of them may call `reload`.
 
     Args:
         source: Path of the ONNX file, or the file's content.
@@ -87,10 +87,10 @@ class Classifier(OnnxFile):
             ExportError: ONNX Runtime cannot run the file.
             ResourceError: Memory ran out.
         """
-        count = len(photos.photos)
+        model, count = self.as_loaded(), len(photos.photos)
         report = StepReporter("evaluate", count, on_progress)
         batches = (range(count)[start : start + _BATCH_SIZE] for start in range(0, count, _BATCH_SIZE))
-        logits = (self.run(photos.load(batch, report=report))[0] for batch in batches)
+        logits = (model.run(photos.load(batch, report=report))[0] for batch in batches)
         best = [np.argsort(-rows, axis=1, kind="stable")[:, :top_k] for rows in logits]
         return np.concatenate(best).astype(np.int64)
 
@@ -120,13 +120,14 @@ class Classifier(OnnxFile):
         given = photos_in(photos)
         if keep not in SHARES:
             raise ConfigError(f"the share of known photos to keep must be {listed_shares()}, not {keep:g}")
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
             raise ConfigError(f"top_k must be a whole number of classes, at least 1, not {top_k!r}")
-        threshold = self.calibration.threshold(keep)
+        model = self.as_loaded()
+        threshold = model.calibration.threshold(keep)
         report = StepReporter("features", len(given), on_progress)
         predictions: list[Prediction] = []
         for start in range(0, len(given), _BATCH_SIZE):
-            predictions += self._classify_batch(given[start : start + _BATCH_SIZE], top_k, threshold, report)
+            predictions += model._classify_batch(given[start : start + _BATCH_SIZE], top_k, threshold, report)
         return tuple(predictions)
 
     def _classify_batch(

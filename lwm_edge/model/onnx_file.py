@@ -6,11 +6,12 @@ unknown objects are in its metadata (https://onnx.ai/onnx/repo-docs/IR.html, met
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,11 @@ from ..freed_memory import freed_memory_kept
 from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
 from ..processors import usable_processors
-from ..records import printable
+from ..records import absolute, printable
 from .unknown import Calibration
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from 3.11 on
 
 CLASS_NAMES_KEY = "class_names"
 PREPROCESSING_KEY = "preprocessing"
@@ -73,7 +77,7 @@ class OnnxFile:
 
     @explains_os_failures
     def __init__(self, source: str | PathLike[str] | bytes) -> None:
-        self.path = None if isinstance(source, bytes) else Path(source)
+        self.path = None if isinstance(source, bytes) else absolute(source)
         self._loaded = _identity(self.path)  # before the file is read, so that no replacement is missed
         where = self._where = self.path or "the exported ONNX file"
         if self.path and not self.path.is_file():
@@ -85,7 +89,7 @@ class OnnxFile:
             if self.path:
                 inspection.open_regular(self.path).close()  # says why a file may not be read; ORT does not
             self._session: Any = open_session(
-                source if isinstance(source, bytes) else _for_onnx_runtime(Path(source))
+                source if isinstance(source, bytes) else _for_onnx_runtime(absolute(source))
             )
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.class_names: tuple[str, ...] = _NAMES.validate_json(metadata[CLASS_NAMES_KEY])
@@ -119,13 +123,20 @@ class OnnxFile:
     def reload(self) -> None:
         """Loads the file that the path leads to now; if that fails, the classifier stays as it was.
 
+        Other threads may use the classifier meanwhile: a call ends with the model that it
+        began with.
+
         Raises:
             ExportError: There is no such file, it is damaged, or lwm-edge did not export it.
             ConfigError: The classifier was made from bytes, so there is no file to load.
         """
         if self.path is None:
             raise ConfigError("this classifier was made from bytes; make another one from the new content")
-        self.__dict__.update(vars(type(self)(self.path)))
+        self.__dict__ = {**vars(self), **vars(type(self)(self.path))}  # in one step, for other threads
+
+    def as_loaded(self) -> Self:
+        """Returns a copy that stays as it is now, whatever another thread reloads."""
+        return copy.copy(self)
 
     def run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Runs the model on prepared images as `outputs` does, but returns only logits and probabilities."""
@@ -143,12 +154,13 @@ class OnnxFile:
             ConfigError: The images have another shape or type.
             ExportError: ONNX Runtime cannot run the file, or the shape or type of an output is wrong.
         """
-        self._require_prepared(images)
-        if not self.static_batch or len(images) == self.static_batch:
-            return self._run(images)
-        full = max(1, -(-len(images) // self.static_batch)) * self.static_batch
+        file = self.as_loaded()
+        file._require_prepared(images)
+        if not file.static_batch or len(images) == file.static_batch:
+            return file._run(images)
+        full = max(1, -(-len(images) // file.static_batch)) * file.static_batch
         padded = np.resize(images, (full, *images.shape[1:]))
-        batches = [self._run(batch) for batch in np.split(padded, full // self.static_batch)]
+        batches = [file._run(batch) for batch in np.split(padded, full // file.static_batch)]
         return Outputs(*(np.concatenate(parts)[: len(images)] for parts in zip(*batches, strict=True)))
 
     def _require_prepared(self, images: Pixels) -> None:

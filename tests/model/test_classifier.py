@@ -16,6 +16,7 @@ from lwm_edge import Classifier, evaluate, info, open_home, predict, prepare_pho
 from lwm_edge.errors import ConfigError, ExportError, HomeError
 from lwm_edge.home.home import Home
 from lwm_edge.photos.opening import KNOWN_FORMATS
+from lwm_edge.records import Progress
 from tests.support.folders import DEMO_DATA
 
 PHOTO = DEMO_DATA / "test" / "base" / "Coat" / "000.png"
@@ -92,6 +93,34 @@ def test_functions_refuse_an_object_that_is_not_a_path(home: Home, wrong: Any) -
     for call in calls:
         with pytest.raises(ConfigError, match="a path must be a str or an os\\.PathLike object, not "):
             call()
+
+
+def test_a_call_ends_with_the_model_that_it_began_with(home: Home) -> None:
+    """Another thread may reload the classifier at any moment, here before the second photo is read."""
+    classifier, photos = Classifier(home.onnx), [PHOTO, PHOTO]
+    before = classifier.classify(PHOTO)[0].class_names[0]
+    rename_class(home, before, "Mantel")
+
+    def reload(progress: Progress) -> None:
+        if progress.done == 1:
+            classifier.reload()
+
+    found = classifier.classify(photos, on_progress=reload)
+    assert [prediction.class_names[0] for prediction in found] == [before, before]
+    assert [p.class_names[0] for p in classifier.classify(photos)] == ["Mantel", "Mantel"]
+
+
+def test_a_relative_path_leads_to_the_same_file_from_any_folder(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home.path)
+    classifier = Classifier("current/classifier.onnx")
+    monkeypatch.chdir(tmp_path)
+    assert classifier.path == home.onnx and not classifier.stale
+    rename_class(home, "Coat", "Mantel")
+    assert classifier.stale
+    classifier.reload()
+    assert "Mantel" in classifier.class_names
 
 
 @pytest.mark.parametrize(
