@@ -59,16 +59,21 @@ def started_process(
         raise os_failure("start", "a process that learns", error) from error
     with process:
         try:
-            assert process.stdin is not None
-            with suppress(BrokenPipeError):  # the process has already ended; its exit status will say so
-                process.stdin.write(job.model_dump_json().encode() + b"\n")
-                process.stdin.flush()
+            send_line(process, job.model_dump_json())
             yield process
         except BaseException as error:
             process.terminate()
             if isinstance(error, KeyboardInterrupt):
                 _wait_until_saved(process)
             raise
+
+
+def send_line(process: subprocess.Popen[bytes], text: str = "") -> None:
+    """Sends a line to a process; an empty one may be what it waits for."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # the process has already ended; its exit status will say so
+        process.stdin.write(text.encode() + b"\n")
+        process.stdin.flush()
 
 
 def replies_from(process: subprocess.Popen[bytes], kind: type[Reply]) -> Iterator[Reply]:

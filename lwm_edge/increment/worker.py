@@ -4,7 +4,8 @@ This way, the calling app gets its memory back, and survives if the system kills
 runs out. A trained model is exported by a process that does not load torch. The processes inherit the home's
 lock, so the lock is held as long as any of them is alive. They end when the process that started them ends:
 the training stops after its next step and, if its plan allows checkpoints, saves its state. The work before
-and after the training stops at its next report of progress. A commit that has begun is finished first.
+and after the training stops at its next report of progress. The commit begins once the process that started
+them has taken its report without an error, and is then finished first.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,13 +25,14 @@ from ..errors import LwmEdgeError, ResourceError, StoppedError
 from ..home.home import Home
 from ..learning.config import IncrementConfig, MorePhotos
 from ..records import ExactPath, Progress, ProgressCallback
-from .process import replies_from, serve, started_process
+from .process import replies_from, send_line, serve, started_process
 from .reports import IncrementReport, LearntIncrement, Mistake, PlanReport, StagedIncrement
 from .timing import Timer
 
 if TYPE_CHECKING:
     from .values import UnwrittenModel
 
+_SECONDS_BETWEEN_LOOKS = 0.005
 _WORK_IN_PHASE = {
     "photos": "reading the photos",
     "plan": "planning",
@@ -79,6 +82,8 @@ def run(job: Job, lock: int, on_progress: ProgressCallback) -> Message:
             if message.progress is None:
                 return message
             on_progress(message.progress)
+            if message.progress.phase == "commit":
+                send_line(process)
     if process.returncode == -signal.SIGKILL:
         raise ResourceError(
             "the worker process was killed, most likely because memory ran out; the model is unchanged: "
@@ -99,25 +104,27 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
     home = Home(job.home)
     if job.staged:
         timer = Timer(job.started, job.staged.seconds_by_part)
-        _commit(home, job.staged, timer, None, reply, lambda progress: reply(Message(progress=progress)))
+        report_progress = lambda progress: reply(Message(progress=progress))  # noqa: E731
+        _commit(home, job.staged, timer, None, reply, report_progress, lambda: bool(os.read(0, 1)))
         return
     from ..freed_memory import bound_allocator, drop_library_pages
 
     bound_allocator()
-    stop = _stop_event()
-    report_progress = stoppable_progress(reply, stop.is_set)
+    caller = _Caller()
+    should_stop = caller.wants_stop.is_set
+    report_progress = stoppable_progress(reply, should_stop)
     from .learn import learn_classes, plan_learning
 
     timer = Timer(job.started)
     if job.dry_run:
         reply(Message(plan=plan_learning(home, job.photos, job.config, report_progress, timer, job.more)))
         return
-    learnt, model = learn_classes(home, job.photos, job.config, report_progress, stop.is_set, timer, job.more)
+    learnt, model = learn_classes(home, job.photos, job.config, report_progress, should_stop, timer, job.more)
     if isinstance(learnt, StagedIncrement):
         reply(Message(staged=learnt, mistakes=learnt.learning.mistakes))  # another process commits it
     else:
         drop_library_pages()  # most of these pages were needed only for learning
-        _commit(home, learnt, timer, model, reply, report_progress)
+        _commit(home, learnt, timer, model, reply, report_progress, caller.permits_commit)
 
 
 def _commit(
@@ -127,10 +134,13 @@ def _commit(
     model: UnwrittenModel | None,
     reply: Callable[[Message], None],
     report_progress: ProgressCallback,
+    permits_commit: Callable[[], bool],
 ) -> None:
     from .commit import commit_increment, committing
 
     report_progress(committing(learnt))
+    if not permits_commit():
+        raise StoppedError("stopped before the commit; the model is unchanged: run the same command again")
     report = commit_increment(home, learnt, timer, model)
     reply(Message(report=report, mistakes=report.mistakes))
 
@@ -155,16 +165,26 @@ def stoppable_progress(reply: Callable[[Message], None], should_stop: Callable[[
     return report_progress
 
 
-def _stop_event() -> threading.Event:
-    """Returns an event that is set by SIGTERM, or once the process that started this one has ended."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+class _Caller:
+    """Listens to the process that started this one.
 
-    def watch() -> None:
-        """Sets the event when standard input ends, as it does once the process that started this one ends."""
+    Attributes:
+        wants_stop: Event that is set by SIGTERM, or once that process has ended.
+    """
+
+    def __init__(self) -> None:
+        self.wants_stop, self._allowed = threading.Event(), threading.Event()
+        signal.signal(signal.SIGTERM, lambda number, frame: self.wants_stop.set())
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        """Reads standard input, which ends once the process that started this one has ended."""
         while os.read(0, 4096):  # sys.stdin would hold a lock that must be free when the process ends
-            pass
-        stop.set()
+            self._allowed.set()
+        self.wants_stop.set()
 
-    threading.Thread(target=watch, daemon=True).start()
-    return stop
+    def permits_commit(self) -> bool:
+        """Waits until the process that started this one allows the commit, or wants it to stop."""
+        while not (self.wants_stop.is_set() or self._allowed.is_set()):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)  # an Event's own wait could block the signal handler for ever
+        return not self.wants_stop.is_set()

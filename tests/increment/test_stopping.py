@@ -77,6 +77,25 @@ def test_a_callback_that_raises_ends_the_increment_and_leaves_the_home_as_it_was
     assert state_of(home.path) == before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["lda", "lwm"])  # one worker commits what it learnt, or a second one does
+def test_a_callback_that_raises_just_before_the_commit_leaves_the_home_as_it_was(
+    home: Home, make_photos: PhotoMaker, recipe: str
+) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.phase == "commit":
+            time.sleep(1)  # in which the worker could commit
+            raise EnoughError
+
+    photos, before = make_photos("Bag", "Shirt"), state_of(home.path)
+    with pytest.raises(EnoughError):
+        add_classes(home, photos, QUICK.model_copy(update={"recipe": recipe}), on_progress=stop)
+    assert home.current().path.name == "00000000" and home.open_bundle().manifest.increment_count == 0
+    with home.lock():  # clears what the worker staged
+        pass
+    assert state_of(home.path) == before
+
+
 @pytest.fixture(scope="module")
 def large_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Makes sixty photos that together take seconds to read."""
