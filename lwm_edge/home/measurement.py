@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from .reports import MemoryReport
 SAMPLING_SECONDS = 0.02
 _SAMPLES_BETWEEN_TREES = 10  # listing the children means reading every process on the machine
 _OBJECTS_AT_ONCE = 20_000
+_SECONDS_TO_PASS_ON = 1.0  # in which other threads of the app are done with the images that they work on
+_SECONDS_BETWEEN_LOOKS = 0.02
 _NETWORKS = (("lwm_edge.model.network", "Network"), ("lwm_edge.model.backbone", "Backbone"))
 _CONTAINERS = {tuple, dict}  # the garbage collector ignores those that contain nothing it tracks
 
@@ -68,7 +72,7 @@ class MemoryUse:
             peak_cgroup_bytes=cgroup,
             peak_cuda_bytes=sys.modules["torch"].cuda.max_memory_allocated() if _gpu_in_use() else None,
             teacher_networks=sum(network is not student for network in alive.networks),
-            images_alive=sum(count for buffer, count in alive.images.items() if buffer not in not_left),
+            images_alive=_still_alive(alive, not_left),
             how=self._how(cgroup_how, image_size),
         )
 
@@ -92,7 +96,7 @@ class MemoryUse:
             "student",
             "images_alive": "arrays and tensors of shape [..., n, n, 3] or [..., 3, n, n], n >= "
             f"{image_size}, that the garbage collector finds, less those there at the start, those used "
-            "to check the ONNX file, and the weights of networks",
+            "to check the ONNX file, the weights of networks, and those that are gone within a second",
         }
 
 
@@ -153,10 +157,12 @@ class Alive:
     Attributes:
         networks: All networks, of torch and of ONNX Runtime.
         images: Number of images in each block of memory, by its address; several views of a block count once.
+        views: Arrays and tensors in each such block; these references keep none of them alive.
     """
 
     networks: list[Any]
     images: dict[int, int]
+    views: dict[int, list[weakref.ref[Any]]]
 
 
 def count_alive(image_size: int = 1) -> Alive:
@@ -168,6 +174,7 @@ def count_alive(image_size: int = 1) -> Alive:
     networks: list[Any] = []
     images: dict[int, int] = {}
     addresses: dict[int, set[int]] = {}
+    views: dict[int, list[weakref.ref[Any]]] = {}
     objects = gc.get_objects()
     of_networks = tuple(kind for kind in (_loaded_class(*where) for where in _NETWORKS) if kind)
     kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, of_networks)}
@@ -179,8 +186,25 @@ def count_alive(image_size: int = 1) -> Alive:
                 buffer = _buffer(array)
                 images[buffer] = max(images.get(buffer, 0), count)
                 addresses.setdefault(buffer, set()).add(_address(array))
+                views.setdefault(buffer, []).append(weakref.ref(array))
     weights = {tensor.data_ptr() for network in networks for tensor in network.tensors()}
-    return Alive(networks, {b: count for b, count in images.items() if not addresses[b] <= weights})
+    images = {buffer: count for buffer, count in images.items() if not addresses[buffer] <= weights}
+    return Alive(networks, images, views)
+
+
+def _still_alive(alive: Alive, not_left: Set[int]) -> int:
+    """Counts the images that stay in memory; waits for those that other threads are about to let go.
+
+    Args:
+        alive: Everything that was alive a moment ago.
+        not_left: Addresses of blocks whose images do not count.
+    """
+    left = alive.images.keys() - not_left
+    end = time.monotonic() + _SECONDS_TO_PASS_ON
+    while left and time.monotonic() < end:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        left = {buffer for buffer in left if any(view() is not None for view in alive.views[buffer])}
+    return sum(alive.images[buffer] for buffer in left)
 
 
 def _arrays(objects: list[Any]) -> Iterator[Any]:

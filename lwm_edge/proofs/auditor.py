@@ -121,4 +121,7 @@ def memory_problems(entry: LedgerEntry) -> Iterator[str]:
     if entry.teacher_networks is not None and entry.teacher_networks > 1:
         yield f"increment {entry.increment} had {entry.teacher_networks} teacher networks in memory, not 1"
     if entry.images_alive:
-        yield f"increment {entry.increment} left {counted(entry.images_alive, 'photo', 'photos')} in memory"
+        yield (
+            f"increment {entry.increment} left {counted(entry.images_alive, 'photo', 'photos')} in memory, "
+            "or the app that made the change held photos of its own meanwhile"
+        )

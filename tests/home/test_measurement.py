@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,16 @@ def test_images_from_before_and_those_being_compared_do_not_count_as_left_behind
         KEPT.append(compared)
         assert use.report(28, compared, student=teacher).images_alive == 0
         assert use.report(28, student=teacher).images_alive == 2
+
+
+def test_images_that_another_thread_is_about_to_let_go_do_not_count_as_left_behind() -> None:
+    teacher, _ = teacher_and_student()
+    with MemoryUse.measured() as use:
+        KEPT.append(np.zeros((4, 28, 28, 3), dtype=np.uint8))
+        done = threading.Timer(0.2, KEPT.clear)
+        done.start()
+        assert use.report(28, student=teacher).images_alive == 0
+        done.join()
 
 
 def test_the_weights_of_a_network_are_no_images() -> None:

@@ -26,7 +26,7 @@ def _count_only_where_counts_matter(request: pytest.FixtureRequest, monkeypatch:
     """
     module = request.module.__name__.rpartition(".")[2]
     if module not in _COUNTING:
-        monkeypatch.setattr(measurement, "count_alive", lambda *sizes: measurement.Alive([], {}))
+        monkeypatch.setattr(measurement, "count_alive", lambda *sizes: measurement.Alive([], {}, {}))
     else:
         gc.collect()
         gc.freeze()
