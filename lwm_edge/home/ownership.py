@@ -235,14 +235,25 @@ def require_nothing_foreign(home: Path) -> None:
 
 
 def describe_foreign(home: Path, max_listed: int) -> tuple[str, ...]:
-    """Describes what others put into a home: one sentence per item, up to a limit, and one for the rest."""
+    """Describes what is not known to be ours: one sentence per item, up to a limit, and one for the rest."""
     found = list(_foreign(home))
     more = (f"the same is true of {len(found) - max_listed} more in {printable(home)}",)
-    return tuple(
+    return tuple(map(_why_left_alone, found[:max_listed])) + (more if len(found) > max_listed else ())
+
+
+def _why_left_alone(path: Path) -> str:
+    try:
+        if inspection.is_regular_file(path):
+            inspection.read_regular(path, 1)
+    except OSError as error:
+        return (
+            f"{printable(path)} cannot be read ({error.strerror}), so nobody can tell what it is, and it is "
+            "left alone; check its permissions and its disk"
+        )
+    return (
         f"{printable(path)} is {inspection.kind_at(path)} that lwm-edge did not make, so it is left alone; "
         "move it out of the home"
-        for path in found[:max_listed]
-    ) + (more if len(found) > max_listed else ())
+    )
 
 
 def is_leftover(home: Path, path: Path) -> bool:

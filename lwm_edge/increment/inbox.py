@@ -45,6 +45,7 @@ def teach_inbox(
         home: Model home, or the path of its folder.
         inbox: Path of a folder in which photos arrive in sub-folders, one for each class.
         config: Settings; None means the defaults. The recipe must be `auto` or `lda`; both mean `lda` here.
+            There may be no `class_name`, as each class is named after its folder.
         taught: Folder to which photos are moved after teaching, in a sub-folder for each class.
         delete: Whether to delete photos after teaching, instead of moving them.
         quiet_seconds: Seconds for which a class folder must stay unchanged before its photos are used. If
@@ -133,6 +134,11 @@ def _watcher(
         raise ConfigError(
             f"an inbox teaches without training, so recipe {config.recipe} cannot be used; "
             "leave out the recipe or, to train, use lwm-edge add-classes"
+        )
+    if config.class_name is not None:
+        raise ConfigError(
+            "an inbox names each class after its folder, so class_name cannot be used; leave it out, in "
+            "lwm-edge.toml too"
         )
     if (taught is None) == (not delete):
         raise ConfigError(

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import ValidationError
 from safetensors.numpy import save
 
-from .. import storage
+from .. import inspection, storage
 from ..errors import ConfigError
 from ..home import ownership
 from ..home.home import Home
@@ -174,7 +174,14 @@ class SavedTraining:
 
 
 def read_header(path: Path) -> CheckpointHeader | None:
-    """Reads a checkpoint's header; returns None if there is none, or this version does not understand it."""
+    """Reads a checkpoint's header; returns None if there is none, or this version does not understand it.
+
+    Raises:
+        HomeError: There is a file that may not be read, so nobody can tell what would be lost without it.
+    """
+    if inspection.is_regular_file(path):
+        with inspection.explained("read", path):
+            inspection.read_regular(path, 1)
     try:
         return CheckpointHeader.model_validate_json(ownership.checkpoint_header(path) or b"")
     except (ValidationError, ConfigError):  # a ConfigError is about the settings in the header

@@ -31,7 +31,7 @@ from lwm_edge.demo import BASE_BUNDLE, _start_over
 from lwm_edge.errors import ConfigError, HomeError
 from lwm_edge.home.home import Home
 from tests.support.folders import PhotoMaker, state_of
-from tests.support.hostile import published
+from tests.support.hostile import published, refusing_to_read
 from tests.support.samples import QUICK
 
 LDA = QUICK.model_copy(update={"recipe": "lda"})
@@ -304,6 +304,16 @@ def test_a_number_that_is_taken_by_something_else_is_not_used(home: Home) -> Non
     _fill(home.path / "generations" / "00000001")  # a file
     remove_class(home, "Coat", shipped=True)
     assert home.current().path.name == "00000002"
+
+
+@pytest.mark.parametrize("name", ["vendor.pub", "training.safetensors"])
+def test_what_cannot_be_read_is_not_called_foreign(
+    home: Home, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (home.path / name).write_bytes(b"perhaps ours")
+    monkeypatch.setattr(inspection, "read_regular", refusing_to_read(home.path / name))
+    (told,) = home.describe_foreign()
+    assert f"{name} cannot be read (Permission denied)" in told and "move it" not in told
 
 
 def test_many_foreign_folders_are_counted(home: Home) -> None:

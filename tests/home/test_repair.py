@@ -15,7 +15,7 @@ from lwm_edge.demo import DEMO_DATA
 from lwm_edge.errors import BundleError, BusyError, HomeError, ResourceError
 from lwm_edge.home.home import Home, open_home
 from tests.support.folders import PhotoMaker, state_of
-from tests.support.hostile import published
+from tests.support.hostile import published, refusing_to_read
 from tests.support.samples import QUICK
 
 PHOTO = DEMO_DATA / "test" / "base" / "Trouser" / "000.png"
@@ -85,14 +85,8 @@ def test_every_file_except_the_bundle_is_rebuilt(home: Home, make_photos: PhotoM
 def test_a_file_that_the_disk_no_longer_gives_out_is_rebuilt(
     home: Home, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    damaged, read = home.current().onnx, inspection.read_regular
-
-    def refusing(path: Path, most: int = -1) -> bytes:
-        if path == damaged:
-            raise OSError(number, os.strerror(number), str(path))
-        return read(path, most)
-
-    monkeypatch.setattr(inspection, "read_regular", refusing)
+    damaged = home.current().onnx
+    monkeypatch.setattr(inspection, "read_regular", refusing_to_read(damaged, number))
     assert repair_home(home).repaired == (f"classifier.onnx cannot be read ({os.strerror(number)})",)
     assert home.current().onnx != damaged
     monkeypatch.undo()
@@ -100,11 +94,8 @@ def test_a_file_that_the_disk_no_longer_gives_out_is_rebuilt(
 
 
 def test_too_many_open_files_are_no_damage(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusing(path: Path, most: int = -1) -> bytes:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
-
     before = state_of(home.path)
-    monkeypatch.setattr(inspection, "read_regular", refusing)
+    monkeypatch.setattr(inspection, "read_regular", refusing_to_read(None, errno.EMFILE))
     with pytest.raises(ResourceError, match="too many files open"):
         repair_home(home)
     monkeypatch.undo()

@@ -445,6 +445,7 @@ def test_the_arguments_are_checked(home: Home, inbox: Path, taught: Path) -> Non
         ({"taught": inbox / "taught"}, "is inside the inbox"),
         ({"taught": home.path / "taught"}, "is inside the home"),
         ({"delete": True, "config": IncrementConfig(recipe="lwm")}, "without training"),
+        ({"delete": True, "config": IncrementConfig(class_name="Hat")}, "class_name cannot be used"),
         ({"delete": True, "quiet_seconds": -1.0}, "number of seconds"),
     ):
         with pytest.raises(ConfigError, match=message):

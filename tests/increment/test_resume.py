@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from lwm_edge import IncrementConfig, add_classes, audit, plan_increment, storage
-from lwm_edge.errors import ConfigError, GateError, LwmEdgeError, ResourceError, StoppedError
+from lwm_edge import IncrementConfig, add_classes, audit, inspection, plan_increment, storage
+from lwm_edge.errors import ConfigError, GateError, HomeError, LwmEdgeError, ResourceError, StoppedError
 from lwm_edge.home.home import Home, open_home
 from lwm_edge.home.ownership import CHECKPOINT_HEADER
 from lwm_edge.increment import job, new_photos, plan, rehearsal, task, trained
@@ -35,6 +35,7 @@ from lwm_edge.learning.training import TrainingState
 from lwm_edge.model.network import Network
 from lwm_edge.records import Progress, ignore_progress
 from tests.support.folders import PhotoMaker, state_of
+from tests.support.hostile import refusing_to_read
 from tests.support.samples import QUICK
 
 # A GPU's rounding differs from run to run.
@@ -148,6 +149,19 @@ def test_a_plan_without_room_for_reading_photos_ends_where_they_no_longer_stay_i
     second = resumed(photos)
     assert not second.keeps_all_photos
     assert second.predicted_peak_rss_bytes > first.predicted_peak_rss_bytes + 50 * 2**20
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_passed_over(
+    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = make_photos("Bag")
+    _stop_after(home, photos, 1)
+    monkeypatch.setattr(inspection, "read_regular", refusing_to_read(home.training))
+    for change in (plan_increment, add_classes):
+        with pytest.raises(HomeError, match=r"cannot read .*training.safetensors: Permission denied"):
+            change(home, photos, THREE_EPOCHS, isolate=False)  # type: ignore[operator]
+    monkeypatch.undo()
+    assert plan_increment(home, photos, THREE_EPOCHS, isolate=False).recipe == "lwm"
 
 
 def test_a_smaller_micro_batch_makes_another_plan(home: Home, make_photos: PhotoMaker) -> None:

@@ -139,7 +139,7 @@ def prepare_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(home_changes, "_prepare", prepare_first)
     # Searching all objects would be slow.
-    monkeypatch.setattr(measurement, "count_alive", lambda *sizes: Alive([], {}))
+    monkeypatch.setattr(measurement, "count_alive", lambda *sizes: Alive([], {}, {}))
     monkeypatch.setattr(home_changes, "open_bundle", functools.cache(open_bundle))
 
 

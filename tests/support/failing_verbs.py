@@ -49,7 +49,7 @@ class FailingVerbs:
         rename_class(self._shipped, "Coat", "Jacke")
         rename_class(self._shipped, "Jacke", "Coat")  # so that there is something to undo
         # Counting all objects would be slow.
-        monkeypatch.setattr(measurement, "count_alive", lambda *sizes: measurement.Alive([], {}))
+        monkeypatch.setattr(measurement, "count_alive", lambda *sizes: measurement.Alive([], {}, {}))
         self._verbs = self._make_verbs()
         self.names = tuple(self._verbs)
 

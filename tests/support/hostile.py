@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from lwm_edge import inspection
 from lwm_edge.memory import peak_rss_bytes, reset_peak_rss
 from lwm_edge.photos.decoder_process import DECODER
 
@@ -67,6 +69,18 @@ def ordinary_user() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+def refusing_to_read(refused: Path | None, number: int = errno.EACCES) -> Callable[..., bytes]:
+    """Makes a stand-in for `inspection.read_regular` that fails for one file; None stands for all files."""
+    read = inspection.read_regular
+
+    def read_unless_refused(path: Path, most: int = -1) -> bytes:
+        if refused in (None, path):
+            raise OSError(number, os.strerror(number), str(path))
+        return read(path, most)
+
+    return read_unless_refused
 
 
 def published(text: str) -> bool:
