@@ -9,7 +9,7 @@ import typer
 
 from .._processes import lower_priority
 from ..model.terms import QUIET_SECONDS
-from ..records import printable
+from ..records import ProgressCallback, printable
 from ..wording import counted
 from . import terminal
 from .answer import open_chosen_home, show, with_progress
@@ -89,8 +89,17 @@ def inbox_command(
         taught=taught,
         delete=delete,
         quiet_seconds=quiet_for,
-        on_progress=plain_lines(),  # a bar would get in the way of the reports
+        on_progress=_lines_about_work(),
     )
+
+
+def _lines_about_work() -> ProgressCallback:
+    """Makes a function that prints lines of progress, but none while nothing is to be done.
+
+    A bar would get in the way of the reports.
+    """
+    show = plain_lines()
+    return lambda progress: None if progress.phase == "wait" else show(progress)
 
 
 def _print(report: InboxReport) -> None:

@@ -22,6 +22,7 @@ _PHASES = {
     "commit": "Saving and checking the new model",
     "export": "Making and checking the ONNX file",
     "page": "Making the page",
+    "wait": "Waiting for the photos to stay unchanged",
     "simulate": "Simulating increments",
 }
 _SECONDS_BETWEEN_LINES = 10.0
@@ -149,7 +150,8 @@ def _phase_and_count(progress: Progress) -> str:
     name = _PHASES[progress.phase]
     if name.endswith("photos"):
         return name.removesuffix("photos") + counted(progress.total, "photo", "photos")
-    return f"{name}, {progress.total:,} steps" if progress.total > 1 else name
+    unit = "s" if progress.phase == "wait" else "steps"
+    return f"{name}, {progress.total:,} {unit}" if progress.total > 1 else name
 
 
 def _expected_time(progress: Progress) -> str:

@@ -7,6 +7,7 @@ out, and the model learns from them: a new class or, if it knows the class, more
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +16,14 @@ from ..errors import ConfigError
 from ..home.home import Home, open_home
 from ..learning.config import IncrementConfig
 from ..model.terms import QUIET_SECONDS
-from ..records import AnyPath, ProgressCallback, absolute, ignore_progress
+from ..records import AnyPath, Progress, ProgressCallback, absolute, ignore_progress
 from .inbox_folder import InboxFolder
 from .inbox_reports import InboxReport
 from .inbox_teaching import Teaching
 from .inbox_watcher import Watcher
 
 _LOOKS_PER_QUIET_TIME = 4  # number of times that the inbox is looked at during `quiet_seconds`
+_SECONDS_BETWEEN_REPORTS = 0.5
 
 
 def teach_inbox(
@@ -50,8 +52,9 @@ def teach_inbox(
         delete: Whether to delete photos after teaching, instead of moving them.
         quiet_seconds: Seconds for which a class folder must stay unchanged before its photos are used. If
             there are photos, this call waits that long to see whether anything changes.
-        on_progress: Function that is called at every step; any exception that it raises ends the call, and
-            the photos in use are put back or, if the model has learnt from them, moved or deleted.
+        on_progress: Function that is called at every step, and twice a second while the call waits for photos
+            to stay unchanged. Any exception that it raises ends the call, and the photos in use are put back
+            or, if the model has learnt from them, moved or deleted.
         isolate: Whether to learn in worker processes; False learns in this process.
 
     Raises:
@@ -66,7 +69,7 @@ def teach_inbox(
         notes = watcher.teaching.recover()
         watcher.look()
         if watcher.seen:
-            time.sleep(quiet_seconds)
+            _wait(quiet_seconds, on_progress)
         return watcher.teach(notes)
 
 
@@ -109,7 +112,15 @@ def watch_inbox(
                 on_report(report)
             lasting = report.notes[len(notes) :]
             latest, notes = report.model_copy(update={"taught": (), "notes": lasting}), ()
-            time.sleep(max(quiet_seconds / _LOOKS_PER_QUIET_TIME, 0.1))
+            _wait(max(quiet_seconds / _LOOKS_PER_QUIET_TIME, 0.1), on_progress)
+
+
+def _wait(seconds: float, on_progress: ProgressCallback) -> None:
+    """Waits, and reports so twice a second, so that whoever receives the reports can end the call."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        on_progress(Progress(phase="wait", done=int(seconds - left), total=math.ceil(seconds)))
+        time.sleep(min(left, _SECONDS_BETWEEN_REPORTS))
 
 
 def _watcher(

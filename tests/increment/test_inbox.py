@@ -43,6 +43,7 @@ from lwm_edge.model.bundle import Bundle, open_bundle
 from lwm_edge.model.tensors import COUNTS
 from lwm_edge.photos.checking import file_digest
 from lwm_edge.photos.photo_set import Photo
+from lwm_edge.records import Progress
 from tests.support.folders import DEMO_DATA, photo_folder, state_of
 
 ROOT = Path(__file__).parents[2]
@@ -525,3 +526,26 @@ def test_watching_goes_on_until_it_is_told_to_stop(home: Home, inbox: Path, taug
         watch_inbox(home, inbox, on_report=on_report, taught=taught, quiet_seconds=0.2, isolate=False)
     assert not reports[0].taught and reports[-1].taught[0].class_name == "Bag"
     assert [left.state for report in reports[1:-1] for left in report.waiting] == ["arriving"]
+
+
+@pytest.mark.parametrize("teaches_once", [True, False])
+def test_a_callback_can_end_the_call_while_it_waits(
+    home: Home, inbox: Path, taught: Path, teaches_once: bool
+) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "wait":
+            raise EnoughError
+
+    arrive(inbox, "Bag", "Bag")
+    with pytest.raises(EnoughError):
+        if teaches_once:
+            teach_inbox(home, inbox, taught=taught, on_progress=stop)
+        else:
+            watch_inbox(home, inbox, on_report=lambda report: None, taught=taught, on_progress=stop)
+    report = teach_inbox(
+        home, inbox, taught=taught, quiet_seconds=0.1, isolate=False
+    )  # nobody holds the lock
+    assert report.taught[0].class_name == "Bag"
