@@ -11,9 +11,10 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ConfigError, PhotosError
-from ..model.bundle import open_bundle
+from ..model.bundle import Bundle, open_bundle
 from ..model.classifier import Classifier, Prediction
 from ..model.custody_record import ChangeKind
 from ..model.evaluation import TOP, EvaluationReport, evaluate_ranks
@@ -279,8 +280,10 @@ def info(source: Home | AnyPath) -> InfoReport:
     """
     found = home_or_bundle(source)
     home = found if isinstance(found, Home) else None
-    bundle = found.read(lambda g: open_bundle(g.bundle)) if isinstance(found, Home) else open_bundle(found)
-    m, histogram = bundle.manifest, bundle.arrays(HISTOGRAM)[HISTOGRAM]
+    bundle, histogram = (
+        found.read(lambda g: _with_histogram(g.bundle)) if isinstance(found, Home) else _with_histogram(found)
+    )
+    m = bundle.manifest
     return InfoReport(
         home=home.path if home else None,
         bundle=bundle.path,
@@ -303,6 +306,12 @@ def info(source: Home | AnyPath) -> InfoReport:
         history=_history(m),
         interrupted=interrupted_increment(home, m.model_digest) if home else None,
     )
+
+
+def _with_histogram(path: Path) -> tuple[Bundle, NDArray[np.int32]]:
+    """Opens a bundle, and reads its histogram of scores for unknown objects."""
+    bundle = open_bundle(path)
+    return bundle, bundle.arrays(HISTOGRAM)[HISTOGRAM]
 
 
 def _history(manifest: Manifest) -> tuple[PastChange, ...]:

@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..home.home import Home, open_home
+from ..home.home import Generation, Home, open_home
 from ..learning.class_statistics import ClassStatistics
 from ..learning.discriminant import Features, Labels
 from ..learning.running import observe
 from ..learning.unseen import judge_unseen
 from ..memory import out_of_memory_explained
 from ..model.backbone import Backbone
-from ..model.bundle import Bundle, open_bundle
+from ..model.bundle import open_bundle
+from ..model.manifest import Manifest
 from ..photos.class_names import fold_class_name
 from ..photos.folders import PhotoFolder, read_photo_folder
 from ..photos.photo_set import Photo, PhotoSet, PixelCache
@@ -81,14 +82,14 @@ def check_photos(
             where the model was trained (ParityError).
         ResourceError: Memory ran out.
     """
-    model = open_home(home).read(lambda generation: open_bundle(generation.bundle))
-    folder = absolute(folder)
+    home, folder = open_home(home), absolute(folder)
     with out_of_memory_explained():
+        manifest, backbone, statistics = home.read(_read_model)
         cache = PixelCache(_PIXEL_CACHE_BYTES)
-        names = _Names(model.manifest.class_names)
+        names = _Names(manifest.class_names)
         found = read_photo_folder(
             folder,
-            model.manifest.preprocessing,
+            manifest.preprocessing,
             cache,
             min_photos=1,
             label_of=names.label_of,
@@ -97,13 +98,13 @@ def check_photos(
             is_new=names.is_new,
             on_progress=on_progress,
         )
-        photos = PhotoSet([p for group in found.photos for p in group], model.manifest.preprocessing, cache)
+        photos = PhotoSet([p for group in found.photos for p in group], manifest.preprocessing, cache)
         labels = np.array(photos.labels, dtype=np.int64)
         measured = _measure(photos, on_progress)
         _find_blurred(measured, labels)
         _find_near_duplicates(measured, photos.photos, names.all)
-        features = observe(Backbone(model), photos, _IMAGES_AT_ONCE, on_progress).head_inputs
-        logits = _unseen_logits(model, features, labels, len(names.all), on_progress)
+        features = observe(backbone, photos, _IMAGES_AT_ONCE, on_progress).head_inputs
+        logits = _unseen_logits(statistics, features, labels, len(names.all), on_progress)
         judged = _enough_photos(labels)
         _find_mislabelled(measured, logits, labels, judged, names.all)
     return CheckReport(
@@ -114,6 +115,12 @@ def check_photos(
         skipped=found.skipped,
         notes=tuple(_notes(found)),
     )
+
+
+def _read_model(generation: Generation) -> tuple[Manifest, Backbone, ClassStatistics]:
+    """Reads all that is needed of a model; another process may remove its files while photos are checked."""
+    model = open_bundle(generation.bundle)
+    return model.manifest, Backbone(model), ClassStatistics.from_bundle(model)
 
 
 class _Names:
@@ -204,10 +211,13 @@ def _find_near_duplicates(measured: _Measurements, photos: Sequence[Photo], name
 
 
 def _unseen_logits(
-    model: Bundle, features: Features, labels: Labels, classes: int, on_progress: ProgressCallback
+    statistics: ClassStatistics,
+    features: Features,
+    labels: Labels,
+    classes: int,
+    on_progress: ProgressCallback,
 ) -> Features:
     """Computes the logits of each photo with a head that is solved without that photo [M, classes]."""
-    statistics = ClassStatistics.from_bundle(model)
     if (missing := classes - len(statistics.means)) > 0:  # there are more classes than the model has room for
         statistics.means = np.pad(statistics.means, ((0, missing), (0, 0)))
         statistics.counts = np.pad(statistics.counts, (0, missing))

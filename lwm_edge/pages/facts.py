@@ -19,7 +19,7 @@ from ..learning.class_statistics import ClassStatistics
 from ..learning.regrouping import is_solved
 from ..model.bundle import Bundle, open_bundle
 from ..model.evaluation import EvaluationReport
-from ..model.ledger import LedgerEntry
+from ..model.ledger import Ledger, LedgerEntry
 from ..model.tensors import CONFUSIONS, RIGHT, RIGHT_SOLVED, TOTAL, WEIGHT, Arrays
 from ..proofs.auditor import audit
 from ..proofs.reports import AuditReport
@@ -110,8 +110,7 @@ def gather_facts(
         report: Function that is called before each of `FACT_STEPS` steps.
     """
     report()
-    bundle, receipt = home.read(lambda g: (open_bundle(g.bundle), _receipt(g)))
-    ledger = bundle.manifest.ledger
+    ledger, receipt, classes, confusions = home.read(lambda g: _facts_of_model(g, evaluation))
     first = [ledger.first] if ledger.first and ledger.first not in ledger.latest else []
     found = info(home)
     report()
@@ -119,14 +118,23 @@ def gather_facts(
     report()
     return Facts(
         info=found,
-        classes=_classes(bundle, receipt, evaluation),
-        confusions=_confusions(bundle, receipt, evaluation),
+        classes=classes,
+        confusions=confusions,
         ledger=(*first, *ledger.latest),
         receipt=receipt,
         audit=audited,
         custody=verify(home),
         evaluation=evaluation,
     )
+
+
+def _facts_of_model(
+    generation: Generation, evaluation: EvaluationReport | None
+) -> tuple[Ledger, IncrementReport | None, tuple[ClassFact, ...], tuple[ConfusionFact, ...]]:
+    """Reads the ledger, the receipt, the classes and the confusions of a generation."""
+    bundle, receipt = open_bundle(generation.bundle), _receipt(generation)
+    classes, confusions = _classes(bundle, receipt, evaluation), _confusions(bundle, receipt, evaluation)
+    return bundle.manifest.ledger, receipt, classes, confusions
 
 
 def _receipt(generation: Generation) -> IncrementReport | None:

@@ -15,6 +15,7 @@ import lwm_edge
 from lwm_edge.errors import PhotosError
 from lwm_edge.home.home import Home
 from lwm_edge.increment.findings import CheckReport
+from lwm_edge.records import Progress
 from tests.support.folders import DEMO_DATA, PhotoMaker, state_of
 from tests.support.plant_faults import PLANTED, SOUND, plant
 
@@ -77,6 +78,18 @@ def test_nothing_is_changed(home: Home, make_photos: PhotoMaker) -> None:
     before = state_of(home.path), state_of(photos)
     lwm_edge.check_photos(home, photos)
     assert (state_of(home.path), state_of(photos)) == before
+
+
+def test_another_process_may_change_the_home_meanwhile(home: Home, make_photos: PhotoMaker) -> None:
+    photos = make_photos("Bag", count=6)
+    left = ["Trouser"]
+
+    def rename(progress: Progress) -> None:
+        if progress.phase == "check" and left:
+            lwm_edge.rename_class(home, left.pop(), "Jeans")
+
+    lwm_edge.check_photos(home, photos, on_progress=rename)
+    assert "Jeans" in lwm_edge.info(home).class_names
 
 
 def test_a_new_class_that_looks_like_a_known_one_is_reported_but_a_known_class_is_not(

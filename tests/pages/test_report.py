@@ -87,6 +87,18 @@ def test_the_colours_of_charts_come_from_the_page(make_page: PageMaker) -> None:
         assert set(re.findall(r"(?:fill|stroke): (#\w+)", chart)) <= {"#000000"}
 
 
+def test_another_process_may_change_the_home_meanwhile(home: Home) -> None:
+    names = iter(("Jeans", "Shorts", "Breeches"))
+    current = ["Trouser"]
+
+    def rename() -> None:
+        new = next(names)
+        rename_class(home, current.pop(), new)
+        current.append(new)
+
+    assert "Jeans" in {fact.name for fact in gather_facts(home, report=rename).classes}
+
+
 def test_intervals_are_wider_the_fewer_photos_there_were() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
     low, high = wilson_interval(9, 10)
