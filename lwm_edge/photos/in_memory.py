@@ -32,6 +32,7 @@ _ACCEPTED = (
     "RGBA [H, W, 4] or grey [H, W])"
 )
 _CHANNELS = (1, 3, 4)
+_SHARED_MEMORY = "/dev/shm"  # a folder that Linux keeps in memory
 
 
 def prepare_photo(
@@ -170,8 +171,10 @@ def _content_of(photo: object) -> bytes:
 @contextmanager
 def _as_file(content: bytes) -> Iterator[Path]:
     """Gives content a path, which `decoder` can open too; on Linux, the content stays in memory."""
-    if not hasattr(os, "memfd_create"):
-        with tempfile.TemporaryDirectory() as folder:  # Windows cannot open a self-deleting file twice
+    if not _children_may_open_files():
+        in_memory = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK) else None
+        # Windows cannot open a self-deleting file twice.
+        with tempfile.TemporaryDirectory(dir=in_memory) as folder:
             path = Path(folder) / "photo"
             path.write_bytes(content)
             yield path
@@ -180,3 +183,15 @@ def _as_file(content: bytes) -> Iterator[Path]:
         memory.write(content)
         memory.flush()
         yield Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")
+
+
+def _children_may_open_files() -> bool:
+    """Returns whether a process that this one starts may open this one's files through /proc.
+
+    It may not if this process has given up privileges, such as a service that was started by root: the system
+    then makes root the owner of the process's folder in /proc.
+    """
+    try:
+        return hasattr(os, "memfd_create") and Path("/proc/self/fd").stat().st_uid == os.geteuid()
+    except OSError:  # there is no /proc
+        return False

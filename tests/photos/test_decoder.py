@@ -289,6 +289,22 @@ def test_a_forked_process_has_a_decoder_of_its_own(write: Write) -> None:
     assert done.returncode == 0 and not done.stderr, done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has prctl")
+def test_a_service_that_gave_up_its_privileges_can_read_photos_given_in_memory() -> None:
+    code = (  # PR_SET_DUMPABLE; the system does the same to a process that calls setuid
+        "import ctypes; from io import BytesIO; from tests.photos.test_decoder import *\n"
+        "from lwm_edge.photos.in_memory import prepare_photo\n"
+        "ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); content = BytesIO(); GREY.save(content, 'WEBP')\n"
+        "assert prepare_photo(content.getvalue(), PREPROCESSING).shape == (32, 32, 3) and pid()"
+    )
+    user = 65_534 if os.geteuid() == 0 else None  # root may open everything
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, user=user)
+    except PermissionError:
+        pytest.skip("only root may run this Python")
+    assert done.returncode == 0, done.stderr
+
+
 def test_paths_need_be_neither_absolute_nor_utf_8(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
