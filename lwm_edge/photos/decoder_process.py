@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -22,7 +23,7 @@ import numpy as np
 import psutil
 
 from .._processes import start_process
-from ..errors import ConfigError, PhotosError, os_failure
+from ..errors import ConfigError, PhotosError, ResourceError, os_failure
 from ..records import absolute
 from . import guard
 from .decoder import Job, Reply, to_line
@@ -41,6 +42,9 @@ _ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
+_CANNOT_BE_STARTED = (
+    "may take a lot of memory, so it is decoded only in a separate process, which cannot be started: {}"
+)
 _TOO_LONG = "takes more than {} seconds of processor time"
 
 
@@ -94,7 +98,7 @@ class DecoderProcess:
                 says why.
             OutOfRoomError: There was too little memory, so more might be enough, or the photo is damaged in a
                 way that its decoder cannot tell from a lack of memory.
-            LwmEdgeError: The system refuses to start the process.
+            ResourceError: The system has too little memory, or too many processes, to start the process.
         """
         whole_path = os.fsencode(absolute(path)).decode("latin-1")
         job = Job(whole_path, image_size, resize_size, most_bytes, guard.MAX_SECONDS)
@@ -197,12 +201,17 @@ class DecoderProcess:
                     blocked=(signal.SIGINT, signal.SIGTERM),
                 )
             except ConfigError as error:
-                raise PhotosError(
-                    "may take a lot of memory, so it is decoded only in a separate process, which cannot "
-                    f"be started: {error.message}"
-                ) from None
+                raise PhotosError(_CANNOT_BE_STARTED.format(error.message)) from None
             except OSError as error:
-                raise os_failure("start", "a process that decodes photos", error) from error
+                failure = os_failure("start", "a process that decodes photos", error)
+                if isinstance(failure, ResourceError):
+                    raise failure from error
+                raise PhotosError(
+                    _CANNOT_BE_STARTED.format(
+                        f"the system refuses to run {sys.executable} ({error.strerror}); let this user "
+                        "run it, or set sys.executable to another Python that has lwm_edge installed"
+                    )
+                ) from error
         return self._process
 
 

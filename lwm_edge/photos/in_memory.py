@@ -54,7 +54,7 @@ def prepare_photo(
     Raises:
         ConfigError: The photo is not in a form that is accepted; the message says what to give.
         PhotosError: The photo cannot be read, is damaged, costs too much, or does not fit into memory.
-        ResourceError: The process that decodes costly photos cannot be started, say for lack of memory.
+        ResourceError: Memory or processes ran out, so that the process for costly photos cannot be started.
     """
     if isinstance(photo, str | PathLike):
         return read_photo(Path(photo), preprocessing, on_wait=on_wait)

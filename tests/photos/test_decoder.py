@@ -183,8 +183,12 @@ def test_the_process_ends_with_its_parent(tmp_path: Path, write: Write, busy: bo
 
 
 def test_costly_photos_are_skipped_if_no_process_can_be_started(
-    write: Write, monkeypatch: pytest.MonkeyPatch
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "python").touch(mode=0o644)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(PhotosError, match=r"refuses to run .*/python \(Permission denied\); .*set sys\.exec"):
+        read_photo(write("photo.webp"), PREPROCESSING)
     monkeypatch.setattr(sys, "executable", "/opt/app/viewer")
     with pytest.raises(PhotosError, match=r"decoded only in a separate process.*set sys\.executable"):
         read_photo(write("photo.webp"), PREPROCESSING)
