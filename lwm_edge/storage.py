@@ -12,13 +12,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from . import _disk
 from .durability import changing, confirm, sync_folder
-from .errors import NOT_OFFERED, BusyError, ConfigError, HomeError, os_failure
+from .errors import NOT_OFFERED, BusyError, ConfigError, HomeError, ResourceError, os_failure
 from .inspection import entries, holds_only, is_real_folder, is_regular_file, kind_at, open_regular
 
 _COPIED_AT_ONCE = 1 << 20  # bytes
@@ -275,3 +277,30 @@ def remove_folder(path: Path, files: Collection[str], last: str | None = None) -
             _disk.unlink(path / last)
         _disk.remove_folder(path)
         sync_folder(path.parent)
+
+
+@contextmanager
+def temporary_folder(prefix: str = "lwm-edge-", *, inside: Path | None = None) -> Iterator[Path]:
+    """Makes a folder for temporary files, and removes it at the end with all that is in it.
+
+    Args:
+        prefix: Beginning of the folder's name.
+        inside: Folder to make it in; by default, the system's folder for temporary files.
+
+    Raises:
+        ResourceError: The folder cannot be made.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=prefix, dir=inside)
+    except OSError as error:
+        raise temporary_failure(error.filename or "any folder", error.strerror) from error
+    with folder as name:
+        yield Path(name)
+
+
+def temporary_failure(folder: Path | str, why: str | None) -> ResourceError:
+    """Makes the error for a folder that temporary files cannot be written to; it says what to do."""
+    return ResourceError(
+        f"cannot use {folder} for temporary files: {why}; set TMPDIR to a folder that can be written to, "
+        "on a disk with free space"
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .. import storage
 from ..errors import ConfigError, PhotosError, first_line, ran_out_of_memory
 from ..records import AnyPath, printable
 from .guard import MAX_FILE_BYTES, check_pixels, wait_on
@@ -32,7 +33,7 @@ _ACCEPTED = (
     "RGBA [H, W, 4] or grey [H, W])"
 )
 _CHANNELS = (1, 3, 4)
-_SHARED_MEMORY = "/dev/shm"  # a folder that Linux keeps in memory
+_SHARED_MEMORY = Path("/dev/shm")  # a folder that Linux keeps in memory
 
 
 def prepare_photo(
@@ -172,17 +173,26 @@ def _content_of(photo: object) -> bytes:
 def _as_file(content: bytes) -> Iterator[Path]:
     """Gives content a path, which `decoder` can open too; on Linux, the content stays in memory."""
     if not _children_may_open_files():
-        in_memory = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK) else None
         # Windows cannot open a self-deleting file twice.
-        with tempfile.TemporaryDirectory(dir=in_memory) as folder:
-            path = Path(folder) / "photo"
-            path.write_bytes(content)
+        with storage.temporary_folder(inside=_folder_in_memory(len(content))) as folder:
+            path = folder / "photo"
+            try:
+                path.write_bytes(content)
+            except OSError as error:
+                raise storage.temporary_failure(folder, error.strerror) from error
             yield path
         return
     with os.fdopen(os.memfd_create("photo"), "wb") as memory:
         memory.write(content)
         memory.flush()
         yield Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")
+
+
+def _folder_in_memory(needed_bytes: int) -> Path | None:
+    """Returns a folder that the system keeps in memory, if there is one with enough room."""
+    if not os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
+        return None
+    return _SHARED_MEMORY if shutil.disk_usage(_SHARED_MEMORY).free > needed_bytes else None
 
 
 def _children_may_open_files() -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import outputs
+from .. import outputs, storage
 from ..errors import ConfigError
 from ..extras import load_library
 from ..home.ownership import ONNX
@@ -71,8 +70,8 @@ def temporary_font_list() -> Iterator[None]:
     if "matplotlib.font_manager" in sys.modules or os.environ.get(_FOLDER_OF_MATPLOTLIB):
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="lwm-edge-fonts-") as folder:
-        os.environ[_FOLDER_OF_MATPLOTLIB] = folder
+    with storage.temporary_folder("lwm-edge-fonts-") as folder:
+        os.environ[_FOLDER_OF_MATPLOTLIB] = str(folder)
         try:
             yield
         finally:

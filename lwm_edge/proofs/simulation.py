@@ -7,7 +7,6 @@ in one process, where anything that they leave behind adds up, or each runs in p
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -111,8 +110,7 @@ def simulate(
         raise ConfigError(f"simulate at least {MIN_INCREMENTS} increments, of at least one class each")
     if plot is not None:
         check_plot(Path(plot))
-    with tempfile.TemporaryDirectory(prefix="lwm-edge-audit-") as name:
-        folder = Path(name)
+    with storage.temporary_folder("lwm-edge-audit-") as folder:
         capacity = make_scratch_home(*home.read(_read_model), folder, increments * classes)
         paths = {"home": folder / "home", "photos": folder}
         job = Job(**paths, increments=increments, classes=classes, config=config)
@@ -159,9 +157,9 @@ def run_here(job: Job, teach: Teach) -> Iterator[SimulationStep]:
     start, onnx_bytes = home.open_bundle().manifest, home.current().onnx_bytes()
     for increment in range(1, job.increments + 1):
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(dir=job.photos) as photos:
-            generate_photos(Path(photos), increment, job.classes, start.preprocessing.image_size)
-            memory = teach(home, Path(photos), job.config)
+        with storage.temporary_folder(inside=job.photos) as photos:
+            generate_photos(photos, increment, job.classes, start.preprocessing.image_size)
+            memory = teach(home, photos, job.config)
         seconds = time.monotonic() - started
         generation, bundle = home.current(), home.open_bundle()
         names, features = bundle.manifest.class_names, bundle.arrays("head.weight")["head.weight"].shape[1]
@@ -233,8 +231,8 @@ def make_scratch_home(
         "ledger": Ledger(),
         "judged": (),
     }
-    with tempfile.TemporaryDirectory(dir=folder) as made:
-        base = Path(made) / "base.lwm"
+    with storage.temporary_folder(inside=folder) as made:
+        base = made / "base.lwm"
         save_bundle(base, arrays, manifest.model_copy(update=update))
         init_home(base, folder / "home")
     return capacity

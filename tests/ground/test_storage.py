@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -542,3 +543,22 @@ def test_without_hard_links_a_file_is_still_never_overwritten(tmp_path, monkeypa
     with pytest.raises(HomeError, match="File exists"):
         storage.write_file(tmp_path / "a.key", b"second", mode=0o600, replace=False)
     assert content_of(tmp_path) == {"a.key": b"first"}
+
+
+def test_a_temporary_folder_that_cannot_be_made_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tmp_path / "none"
+    monkeypatch.setattr(tempfile, "tempdir", str(missing))
+    with (
+        pytest.raises(ResourceError, match=rf"cannot use {missing}/.*; set TMPDIR"),
+        storage.temporary_folder(),
+    ):
+        pass
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(missing)])
+    with (
+        pytest.raises(ResourceError, match=rf"No usable .*{missing}.*; set TMPDIR"),
+        storage.temporary_folder(),
+    ):
+        pass

@@ -5,8 +5,9 @@ The tools for precision are ONNX Runtime's own: https://onnxruntime.ai/docs/perf
 
 from __future__ import annotations
 
+import errno
 import logging
-import tempfile
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, load_model, load_model_from_string, numpy_helper
 
+from ... import storage
 from ...errors import ExportError, first_line, noting_errors, ran_out_of_memory
 from ...photos.pixels import Pixels
 from ...records import ProgressCallback, StepReporter, ignore_progress
@@ -31,6 +33,7 @@ _NEVER_NEAREST = -1e30  # so that a centre that belongs to no class is never the
 # Shares of the convolutions that stay in float, tried in turn; the first convolution always stays in float.
 _SHARES_IN_FLOAT = (0, 1 / 8, 1 / 4, 1 / 2)
 _BATCH_SIZE = 16
+_TEMPORARY_COPIES = 3  # on the disk at once: the folded file, ONNX Runtime's copy for calibration, the result
 _ENOUGH_AGREEMENT = 0.98  # on calibration photos; on other photos, `export` demands 97%
 
 
@@ -113,8 +116,12 @@ def in_eight_bits(
     callers_errors: list[Exception] = []
     on_progress = noting_errors(on_progress, callers_errors)
     best_classes = _best_classes(onnx_file, images, on_progress)
-    with tempfile.TemporaryDirectory() as folder, _quietly("int8", callers_errors):
-        folded = Path(folder, "folded.onnx")
+    with (
+        storage.temporary_folder() as folder,
+        _full_folder_noticed(folder, _TEMPORARY_COPIES * len(onnx_file), callers_errors),
+        _quietly("int8", callers_errors),
+    ):
+        folded = folder / "folded.onnx"
         # Not quant_pre_process, which in onnxruntime 1.24 to 1.30 drops the graph that it has optimised.
         open_session(_content(model), save_optimized=folded)
         convolutions, depthwise = _convolutions(load_model(folded).graph)
@@ -207,6 +214,22 @@ def _best_classes(onnx_file: bytes, images: Pixels, on_progress: ProgressCallbac
             report()
         best.append(loaded.run(batch)[0].argmax(1))
     return np.concatenate(best)
+
+
+@contextmanager
+def _full_folder_noticed(
+    folder: Path, needed_bytes: int, callers_errors: Sequence[Exception]
+) -> Iterator[None]:
+    """Says so if a tool failed because a temporary folder is full, of which ONNX Runtime says nothing."""
+    try:
+        yield
+    except (ExportError, OSError) as error:
+        is_full = (
+            getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder).free < needed_bytes
+        )
+        if is_full and error not in callers_errors:
+            raise storage.temporary_failure(folder, "the disk is full") from error
+        raise
 
 
 @contextmanager
