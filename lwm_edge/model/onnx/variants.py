@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
-import warnings
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ from onnx import GraphProto, ModelProto, NodeProto, load_model, load_model_from_
 
 from ... import storage
 from ...errors import ExportError, first_line, noting_errors, ran_out_of_memory
+from ...photos.decoding import _SILENCE
 from ...photos.pixels import Pixels
 from ...records import ProgressCallback, StepReporter, ignore_progress
 from ..onnx_file import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, OnnxFile, open_session
@@ -238,11 +239,8 @@ def _quietly(form: str, callers_errors: Sequence[Exception] = ()) -> Iterator[No
 
     Callers' errors, and the operating system's refusals, are passed on unchanged.
     """
-    level = logging.root.manager.disable
-    logging.disable()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _SILENCE, _LOG_SILENCE:
             yield
     except Exception as error:
         if error in callers_errors or isinstance(error, OSError) or ran_out_of_memory(error):
@@ -251,8 +249,53 @@ def _quietly(form: str, callers_errors: Sequence[Exception] = ()) -> Iterator[No
             f"ONNX Runtime cannot convert this model to {form}: {first_line(error)}; "
             "another version of onnxruntime may work"
         ) from error
-    finally:
-        logging.disable(level)
+
+
+class _LogSilence(logging.Handler):
+    """Drops what ONNX Runtime's Python code logs while any thread converts a file, and nothing else.
+
+    Some of that code calls `logging.warning`, which would leave a new handler in an app that has none. To
+    prevent this, this object is meanwhile the handler of such an app, and prints what Python itself would.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counting = threading.Lock()
+        self._inside, self._found_level = 0, logging.NOTSET
+
+    def __enter__(self) -> None:
+        with self._counting:
+            self._inside += 1
+            if self._inside == 1:
+                self._found_level = _TOOLS_LOGGER.level
+                _TOOLS_LOGGER.setLevel(logging.CRITICAL + 1)
+                logging.root.addFilter(_is_not_of_tools)
+                if not logging.root.handlers:
+                    logging.root.addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        with self._counting:
+            self._inside -= 1
+            if self._inside == 0:
+                _TOOLS_LOGGER.setLevel(self._found_level)
+                logging.root.removeFilter(_is_not_of_tools)
+                logging.root.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record as Python does for an app without handlers."""
+        last_resort = logging.lastResort
+        if logging.root.handlers == [self] and last_resort and record.levelno >= last_resort.level:
+            last_resort.handle(record)
+
+
+def _is_not_of_tools(record: logging.LogRecord) -> bool:
+    import onnxruntime
+
+    return Path(onnxruntime.__file__).parent not in Path(record.pathname).parents
+
+
+_TOOLS_LOGGER = logging.getLogger("onnxruntime")
+_LOG_SILENCE = _LogSilence()
 
 
 def _name_nodes(model: ModelProto) -> list[str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +27,7 @@ from lwm_edge.model.onnx import variants
 from lwm_edge.model.onnx.comparison import VariantReport
 from lwm_edge.model.onnx.graph import fill_graph
 from lwm_edge.model.onnx.parity import generated_images
+from lwm_edge.records import Progress
 from tests.support.folders import PhotoMaker
 
 PHOTOS = DEMO_DATA / "test" / "base"
@@ -145,6 +149,29 @@ def test_a_converter_that_cannot_be_imported_is_explained(
     monkeypatch.setitem(sys.modules, module, None)  # as in onnxruntime 1.25 and 1.26 where there is no sympy
     with pytest.raises(ExportError, match=f"cannot convert .* {module} .*; another version of .* work"):
         convert(original)
+
+
+def test_conversions_that_overlap_silence_only_the_tool_and_then_restore_everything(
+    original: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def state() -> list[object]:
+        root, tools = logging.root, logging.getLogger("onnxruntime")
+        return [root.manager.disable, [*root.handlers], [*root.filters], tools.level, [*warnings.filters]]
+
+    def log(progress: Progress) -> None:
+        logging.getLogger("app").critical("The app still logs.")
+
+    monkeypatch.setattr(logging.root, "handlers", [])
+    before = state()
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        first, second = variants._quietly("float16"), variants._quietly("int8")
+        for thread, conversion in ((one, first), (other, second)):
+            thread.submit(conversion.__enter__).result()
+        variants.in_eight_bits(original, IMAGES, on_progress=log)
+        for thread, conversion in ((one, first), (other, second)):
+            thread.submit(conversion.__exit__, None, None, None).result()
+    assert state() == before
+    assert set(capsys.readouterr().err.splitlines()) == {"The app still logs."}
 
 
 @pytest.mark.parametrize(
