@@ -25,6 +25,7 @@ from pydantic import (
     PlainValidator,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
 )
 
@@ -139,10 +140,18 @@ def _path_from(value: Any) -> Path:
     raise ValueError("it is not a path")
 
 
+_EXACT_PATH_WRITTEN = {
+    "type": "object",
+    "properties": {_BYTES: {"type": "string"}},
+    "required": [_BYTES],
+    "additionalProperties": False,
+}
 ExactPath = Annotated[
     Path,
     PlainSerializer(lambda path: {_BYTES: os.fsencode(path).decode("latin-1")}, when_used="json"),
     PlainValidator(_path_from),
+    WithJsonSchema(_EXACT_PATH_WRITTEN, mode="serialization"),
+    WithJsonSchema({"anyOf": [{"type": "string"}, _EXACT_PATH_WRITTEN]}, mode="validation"),
 ]
 """Path for programs to read; its name need not be UTF-8, and in JSON each of its bytes is one character."""
 

@@ -37,6 +37,13 @@ def test_every_name_exists_and_is_documented() -> None:
         assert getattr(lwm_edge, name).__doc__, f"{name} has no docstring"
 
 
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name.endswith(("Config", "Report"))])
+def test_settings_and_reports_have_json_schemas(name: str) -> None:
+    settings_or_report = getattr(lwm_edge, name)
+    for mode in ("validation", "serialization"):
+        assert settings_or_report.model_json_schema(mode=mode)["properties"]
+
+
 def test_functions_that_change_a_home_document_their_errors() -> None:
     changing = [name for name in PUBLIC if "wait" in getattr(getattr(lwm_edge, name), "__annotations__", {})]
     assert {"init_home", "add_classes", "remove_class", "rename_class", "undo"} <= set(changing)
