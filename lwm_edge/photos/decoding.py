@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def decode(
     """
     with ended_by_caller():
         try:
-            with _SILENCE, open_photo(path, resize_size, most_bytes, on_wait) as image:
+            with SILENCE, open_photo(path, resize_size, most_bytes, on_wait) as image:
                 return preprocess(image, image_size, resize_size)
         except UnidentifiedImageError:
             raise PhotosError(f"is not a {KNOWN_FORMATS} image") from None
@@ -60,7 +61,7 @@ def decode(
 
 
 class _Silence:
-    """Ignores warnings while any thread decodes: Pillow warns about odd metadata, but raises real errors.
+    """Ignores warnings while any thread is inside: Pillow warns about odd metadata, but raises real errors.
 
     Warning filters belong to the whole process. If each thread restored the filters that it found, the last
     thread could restore those that another one had set, and an app would never see a warning again.
@@ -68,7 +69,7 @@ class _Silence:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._threads = set[int]()
+        self._threads = Counter[int]()  # how often each thread is inside, as a callback may decode again
         self._found = warnings.catch_warnings()
 
     def __enter__(self) -> None:
@@ -77,11 +78,11 @@ class _Silence:
                 self._found = warnings.catch_warnings()
                 self._found.__enter__()
                 warnings.simplefilter("ignore")
-            self._threads.add(threading.get_ident())
+            self._threads[threading.get_ident()] += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._threads.discard(threading.get_ident())
+            self._threads -= Counter([threading.get_ident()])  # drops threads that are no longer inside
             if not self._threads:
                 self._found.__exit__(None, None, None)
 
@@ -95,19 +96,19 @@ class _Silence:
 
     def go_on_in_child(self) -> None:
         """Does what `go_on` does, but in a forked process; forgets threads that did not survive the fork."""
-        others = self._threads - {threading.get_ident()}
-        self._threads -= others
-        if others and not self._threads:
+        before, ours = len(self._threads), self._threads[threading.get_ident()]
+        self._threads = Counter({threading.get_ident(): ours} if ours else {})
+        if before and not self._threads:
             self._found.__exit__(None, None, None)
         self._lock = threading.Lock()
 
 
-_SILENCE = _Silence()
+SILENCE = _Silence()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_SILENCE.hold,
-        after_in_parent=_SILENCE.go_on,
-        after_in_child=_SILENCE.go_on_in_child,
+        before=SILENCE.hold,
+        after_in_parent=SILENCE.go_on,
+        after_in_child=SILENCE.go_on_in_child,
     )
 
 

@@ -713,7 +713,7 @@ def test_a_process_that_is_forked_while_threads_decode_sees_warnings() -> None:
     before = list(warnings.filters)
 
     def decodes() -> None:
-        with decoding._SILENCE:
+        with decoding.SILENCE:
             begun.set()
             done.wait()
 
@@ -726,4 +726,14 @@ def test_a_process_that_is_forked_while_threads_decode_sees_warnings() -> None:
     done.set()
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert list(warnings.filters) == before
+
+
+def test_warnings_stay_ignored_until_the_outermost_work_of_a_thread_is_done() -> None:
+    before = list(warnings.filters)
+    with decoding.SILENCE:
+        ignoring = list(warnings.filters)
+        with decoding.SILENCE:  # as when a callback classifies a photo
+            pass
+        assert list(warnings.filters) == ignoring != before
     assert list(warnings.filters) == before

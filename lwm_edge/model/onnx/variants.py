@@ -20,7 +20,7 @@ from onnx import GraphProto, ModelProto, NodeProto, load_model, load_model_from_
 
 from ... import storage
 from ...errors import ExportError, first_line, noting_errors, ran_out_of_memory
-from ...photos.decoding import _SILENCE
+from ...photos.decoding import SILENCE
 from ...photos.pixels import Pixels
 from ...records import ProgressCallback, StepReporter, ignore_progress
 from ..onnx_file import HEAD_INPUTS, INPUT, LOGITS, PROBABILITIES, OnnxFile, open_session
@@ -240,7 +240,7 @@ def _quietly(form: str, callers_errors: Sequence[Exception] = ()) -> Iterator[No
     Callers' errors, and the operating system's refusals, are passed on unchanged.
     """
     try:
-        with _SILENCE, _LOG_SILENCE:
+        with SILENCE, _LOG_SILENCE:
             yield
     except Exception as error:
         if error in callers_errors or isinstance(error, OSError) or ran_out_of_memory(error):
