@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import ByteSize, Field, GetPydanticSchema, model_validator
 
 from ..model.terms import Activation
 from ..records import ExactPath, Settings
@@ -20,6 +20,8 @@ GATE_SETTINGS = (
 
 RecipeName = Literal["lwm", "lwf-mc", "finetune", "lwm-lda", "lda"]
 Device = Literal["auto", "cpu", "cuda"]
+Size = Annotated[int | str, GetPydanticSchema(lambda _, schema_of: schema_of(ByteSize))]
+"""Number of bytes, or a text such as 600MiB, which is turned into that number."""
 
 
 class Recipe(NamedTuple):
@@ -198,7 +200,7 @@ class IncrementConfig(Settings):
     is clearly faster. Set one of the two if results must be the same every time. Heads, attention maps,
     losses and statistics are always computed in float32 or wider.
     """
-    max_memory: ByteSize | None = None
+    max_memory: Size | None = None
     """Maximum memory that the increment may use, such as 600MiB; unless set, half of the free memory."""
     augment: bool = True
     """Whether training shifts and flips the new photos at random."""

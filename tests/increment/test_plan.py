@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -213,8 +214,9 @@ def test_the_limit_leaves_half_of_what_is_free_unless_it_is_set(monkeypatch: pyt
     monkeypatch.setattr(plan_module, "rss_bytes", lambda: 100)
     monkeypatch.setattr(plan_module, "available_memory_bytes", lambda: 1000)
     assert memory_limit(IncrementConfig())[0] == 600
-    limit, source = memory_limit(IncrementConfig.model_validate({"max_memory": "600MiB"}))
+    limit, source = memory_limit(IncrementConfig(max_memory="600MiB"))
     assert (limit, source) == (600 * MIB, "as set")
+    assert get_type_hints(IncrementConfig)["max_memory"] == int | str | None  # for type checkers
 
 
 def test_training_is_saved_where_the_limit_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
