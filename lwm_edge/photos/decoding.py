@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import PhotosError
+from ..errors import PhotosError, is_about_access
 from .guard import MAX_PIXELS, SMALLER, TooCostlyHereError, ended_by_caller, wait_on
 from .opening import KNOWN_FORMATS, open_photo
 from .pixels import Pixels, UnknownRangeError, preprocess
@@ -54,9 +54,9 @@ def decode(
             raise PhotosError(str(error)) from None
         except (PhotosError, TooCostlyHereError, MemoryError):
             raise
-        except PermissionError:
-            raise PhotosError("cannot be read (permission denied)") from None
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
+            if isinstance(error, OSError) and is_about_access(error):  # the system's error, not a decoder's
+                raise PhotosError(f"cannot be read ({error.strerror})") from None
             raise UndecodableError(" ".join(str(error).split())[:120]) from None
 
 

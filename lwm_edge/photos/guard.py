@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from .. import inspection
 from ..errors import PhotosError
@@ -186,6 +186,11 @@ def check_photo_file(path: Path) -> None:
         status = path.stat()
     except OSError as error:
         raise PhotosError(f"cannot be read ({error.strerror})") from None
+    except UnicodeEncodeError as error:
+        character = error.object[error.start]
+        raise PhotosError(
+            f"cannot be read (its path has the character {character!a}, which cannot be part of a path here)"
+        ) from None
     except ValueError:
         raise PhotosError("cannot be read (its path has a NUL character)") from None
     if not stat.S_ISREG(status.st_mode):
@@ -215,13 +220,18 @@ def check_pixels(image: Image.Image) -> None:
 def check_cost_here(image: Image.Image, resize_size: int, most_bytes: int) -> None:
     """Raises TooCostlyHereError if a photo of this format and size might take more than `most_bytes`.
 
+    It raises the error for every photo if the app has told Pillow to accept truncated ones, because the
+    separate process has a Pillow of its own, which does not.
+
     Args:
         image: Photo as it was opened.
         resize_size: Length of the photo's short side before the crop.
         most_bytes: Largest number of bytes that the photo may take.
     """
     per_pixel = _BYTES_PER_PIXEL.get(str(image.format))
-    if per_pixel is None or _most_bytes(*image.size, per_pixel, resize_size) > most_bytes:
+    if ImageFile.LOAD_TRUNCATED_IMAGES or per_pixel is None:
+        raise TooCostlyHereError
+    if _most_bytes(*image.size, per_pixel, resize_size) > most_bytes:
         raise TooCostlyHereError
 
 

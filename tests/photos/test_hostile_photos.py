@@ -259,7 +259,7 @@ def test_files_that_may_not_be_read_are_reported() -> None:
         with ordinary_user():
             found = _read(folder)
     assert len(found.photos[0]) == 5
-    assert found.skipped == tuple(f"Coat/secret{n}.png cannot be read (permission denied)" for n in range(3))
+    assert found.skipped == tuple(f"Coat/secret{n}.png cannot be read (Permission denied)" for n in range(3))
 
 
 def test_thousands_of_tiny_files_are_counted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import struct
@@ -19,13 +20,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 import lwm_edge
 from lwm_edge.errors import PhotosError
 from lwm_edge.photos import decoding, opening
 from lwm_edge.photos.folders import PhotoFolder, read_photo_folder
-from lwm_edge.photos.guard import check_pixels
+from lwm_edge.photos.guard import GuardedFile, check_pixels
 from lwm_edge.photos.photo_set import Photo, PhotoSet, PixelCache, augment, split_held_back
 from lwm_edge.photos.pixels import preprocess
 from lwm_edge.photos.preprocessing import Preprocessing
@@ -214,6 +215,14 @@ def test_a_truncated_jpeg_is_refused_wherever_it_ends(tmp_path, whole_jpeg, tent
     assert reason(tmp_path / "cut.jpg").startswith(expected)
 
 
+def test_a_truncated_jpeg_is_refused_though_the_app_lets_pillow_accept_it(tmp_path, whole_jpeg, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    (tmp_path / "cut.jpg").write_bytes(whole_jpeg[: len(whole_jpeg) // 2])
+    (tmp_path / "whole.jpg").write_bytes(whole_jpeg)
+    assert reason(tmp_path / "cut.jpg").startswith("is damaged")
+    assert read_photo(tmp_path / "whole.jpg", FASHION_SIZE).shape == (28, 28, 3)
+
+
 def test_truncated_photos_are_listed_and_the_others_are_read(tmp_path, whole_jpeg):
     folder = add_class(tmp_path, "Coat", real_photos("Coat", 5))
     for tenths in range(10):
@@ -249,6 +258,23 @@ def test_an_empty_file_is_refused(tmp_path):
 
 def test_a_missing_photo_is_refused(tmp_path):
     assert reason(tmp_path / "photo.png") == "cannot be read (No such file or directory)"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize("method", ["__init__", "read"])
+def test_a_photo_that_the_system_cannot_read_is_not_called_damaged(tmp_path, monkeypatch, method, number):
+    def fail(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    shutil.copy(real_photos("Coat", 1)[0], tmp_path / "photo.png")
+    monkeypatch.setattr(GuardedFile, method, fail)
+    assert reason(tmp_path / "photo.png") == f"cannot be read ({os.strerror(number)})"
+
+
+def test_a_path_that_cannot_be_encoded_is_refused_for_that_reason(tmp_path):
+    assert reason(tmp_path / "\ud800.png") == (
+        "cannot be read (its path has the character '\\ud800', which cannot be part of a path here)"
+    )
 
 
 def test_a_fifo_is_refused_without_waiting_for_a_writer(tmp_path):
