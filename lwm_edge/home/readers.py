@@ -150,8 +150,7 @@ def predict(
         ExportError: The home's ONNX file is missing, or lwm-edge did not export it.
         ConfigError: `keep` is not one of `model.terms.SHARES`, `top_k` is less than 1, or a photo is of a
             type that is not accepted.
-        PhotosError: A folder has no files in it, or none of the photos can be read; if only some cannot, the
-            report says why.
+        PhotosError: None of the photos and folders can be read; if only some cannot, the report says why.
         ResourceError: Memory ran out.
     """
     home = open_home(home)
@@ -162,10 +161,11 @@ def predict(
         left_out += [Prediction(photo=Path(str(photo)), error=problem) for problem in problems]
     classifier = home.read(lambda generation: Classifier(generation.onnx))
     predictions = classifier.classify(given, top_k, keep=keep, on_progress=on_progress)
-    if predictions and all(p.error for p in predictions):
+    if (predictions or left_out) and all(p.error for p in predictions):
         files = [(p.photo, p.error or "") for p in predictions if p.photo]
         pairs = zip(predictions, given, strict=True)
         others = [f"{name_of(photo)} {p.error}" for p, photo in pairs if not p.photo]
+        others += [f"{printable(p.photo)}: {p.error}" for p in left_out if p.photo]
         raise PhotosError("none of the photos can be read", left_out_lines(files, printable, others))
     return PredictionReport(
         onnx=home.onnx, model_digest=classifier.model_digest, predictions=(*predictions, *left_out)
@@ -176,20 +176,15 @@ def _in_folder(photo: AnyPhoto) -> tuple[list[AnyPhoto], list[str]]:
     """Lists the files in a folder and its sub-folders, or just the photo if it is not a folder's path.
 
     Returns:
-        The files, and lines about sub-folders that are left out.
-
-    Raises:
-        PhotosError: There is no file in the folder.
+        The files, and lines about folders that are left out, worded to follow the folder's name and a colon.
     """
     if isinstance(photo, str) and not photo:
         raise ConfigError("a photo's path is empty; give the path of a photo or a folder")
     if not isinstance(photo, str | PathLike) or not _is_folder(Path(photo)):
         return [photo], []
-    folder = Path(photo)
-    files, problems = files_below(folder)
-    if not files:
-        why = "has no photos in it that can be read" if problems else "has no photos in it"
-        raise PhotosError(f"{folder} {why}; give another folder", problems)
+    files, problems = files_below(Path(photo))
+    if not files and not problems:
+        problems = ["has no photos in it"]
     return [*files], problems
 
 

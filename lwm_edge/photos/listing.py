@@ -221,7 +221,8 @@ def _files_below(folder: Path, root: Path, problems: list[str]) -> Iterator[Path
     waiting = [folder]
     while waiting:
         current = waiting.pop()
-        shown = printable_text(current.relative_to(root).as_posix())
+        relative = printable_text(current.relative_to(root).as_posix())
+        shown = "the folder" if current == root else relative
         try:
             for path in current.iterdir():
                 if is_ignored(path):

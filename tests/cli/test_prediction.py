@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,9 +87,26 @@ def test_a_sub_folder_that_is_left_out_is_named(run: Any, tmp_path: Path) -> Non
     assert second["photo"] == str(tmp_path / "photos") and second["error"].startswith("linked is a link")
     (tmp_path / "photos" / "a.png").unlink()
     code, _, err = run("predict", tmp_path / "photos")
-    assert (
-        code == PhotosError.exit_code and "no photos in it that can be read" in err and "linked is a" in err
-    )
+    assert code == PhotosError.exit_code and "photos: linked is a" in err
+
+
+def test_a_folder_that_is_empty_or_cannot_be_read_does_not_keep_others_from_being_read(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_for_locked(path: Path) -> Iterator[Path]:
+        if path.name == "locked":
+            raise OSError(errno.EIO, "Input/output error")
+        return iterdir(path)
+
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", fail_for_locked)
+    for name in ("empty", "locked"):
+        (tmp_path / name).mkdir()
+    code, out, err = run("predict", tmp_path / "locked", tmp_path / "empty", PHOTO)
+    assert code == SOME_PHOTOS_FAILED and out.startswith(f"{PHOTO}: ")
+    assert f"{tmp_path / 'locked'}: the folder cannot be read (Input/output error)\n" in err
+    assert f"{tmp_path / 'empty'}: has no photos in it" in err
+    assert run("predict", tmp_path / "locked", tmp_path / "empty")[0] == PhotosError.exit_code
 
 
 def test_a_path_that_the_system_refuses_does_not_keep_others_from_being_read(run: Any) -> None:
