@@ -16,7 +16,7 @@ from ..photos.pixels import Pixels
 from ..records import AnyPath
 from .home import Home, open_home
 
-_FAILED_GRABS = 50  # after this many failures in a row, a camera counts as disconnected
+_MOST_FAILURES = 50  # after this many in a row, of either step of reading, a camera counts as disconnected
 _MOST_DIGITS = 9  # of the number of a camera, so that it fits into an int of C
 
 
@@ -77,14 +77,18 @@ def _frames(source: int | AnyPath, every_seconds: float) -> Iterator[tuple[float
             what = f"camera {number}" if number is not None else str(source)
             raise PhotosError(f"{what} cannot be opened; check that it is there and that you may use it")
         times = _camera_times(capture) if number is not None else _video_times(cv2, capture)
-        due, given = 0.0, 0
+        due, given, failed = 0.0, 0, 0
         for seconds in times:
             if seconds < due:
                 continue
             succeeded, frame = capture.retrieve()
             if succeeded:
-                due, given = seconds + every_seconds, given + 1
+                due, given, failed = seconds + every_seconds, given + 1, 0
                 yield seconds, frame[..., ::-1]
+                continue
+            failed += 1
+            if number is not None and failed == _MOST_FAILURES:
+                break
         if number is not None:
             raise PhotosError(
                 f"camera {number} gives no pictures any more; check its cable, and that no other program "
@@ -102,7 +106,7 @@ def _frames(source: int | AnyPath, every_seconds: float) -> Iterator[tuple[float
 def _camera_times(capture: Any) -> Iterator[float]:
     """Yields the time in seconds of each frame; grabs every frame, so that no old ones are left to read."""
     started, failed = time.monotonic(), 0
-    while failed < _FAILED_GRABS:
+    while failed < _MOST_FAILURES:
         failed = 0 if capture.grab() else failed + 1
         if not failed:
             yield time.monotonic() - started

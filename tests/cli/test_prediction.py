@@ -213,18 +213,19 @@ def test_a_camera_that_is_not_there_is_refused(home: Home, video: Path, tmp_path
 class _Capture:
     """Stands in for a camera, or a video, that gives some pictures and then none."""
 
-    def __init__(self, pictures: int) -> None:
-        self.left = pictures
+    def __init__(self, pictures: int, grabbed: int = 0) -> None:
+        self.left, self.grabbed = pictures, max(pictures, grabbed)
 
     def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
         return True
 
     def grab(self) -> bool:
         self.left -= 1
-        return self.left >= 0
+        self.grabbed -= 1
+        return self.grabbed >= 0
 
     def retrieve(self) -> tuple[bool, NDArray[np.uint8]]:
-        return True, np.zeros((32, 32, 3), np.uint8)
+        return self.left >= 0, np.zeros((32, 32, 3), np.uint8)
 
     def get(self, number: int) -> float:
         return 25.0
@@ -253,6 +254,17 @@ def test_a_camera_that_is_unplugged_and_a_video_without_frames_are_named(
         seen += list(watch(home, source, every_seconds=0))
     seen = list(islice(watch(home, "0", every_seconds=0), pictures))
     assert len(seen) == pictures
+
+
+def test_a_camera_whose_pictures_cannot_be_retrieved_ends(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = _Capture(2, grabbed=100)
+    opencv = SimpleNamespace(VideoCapture=lambda number: capture)
+    monkeypatch.setitem(sys.modules, "cv2", opencv)  # OpenCV need not be installed
+    with pytest.raises(PhotosError, match="camera 0 gives no pictures any more"):
+        list(watch(home, 0, every_seconds=0))
+    assert capture.grabbed == 48  # it ends after 50 failures in a row
 
 
 @pytest.mark.parametrize(
