@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .. import inspection, storage
 from ..custody.chain import continues_record, record_change
-from ..errors import BundleError, ExportError
+from ..errors import BundleError, ExportError, HomeError
 from ..freed_memory import give_freed_memory_back
 from ..memory import peak_rss_bytes
 from ..model.bundle import Bundle, open_bundle, tensors_digest, write_bundle
@@ -156,7 +156,7 @@ def write_beside_bundle(
 
 
 def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]:
-    """Finds the files of a generation that are missing or do not match its bundle.
+    """Finds the files of a generation that are missing, cannot be read, or do not match its bundle.
 
     Returns:
         Fault of each such file, by file name.
@@ -190,11 +190,17 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
         try:
             if not is_right(path):
                 wrong[path.name] = why
-        except OSError as error:
-            if path == generation.previous or error.errno not in _CANNOT_BE_READ:
+        except (OSError, HomeError) as error:
+            if not (refused := refusal(error)):
                 raise
-            wrong[path.name] = f"cannot be read ({error.strerror})"
+            wrong[path.name] = f"cannot be read ({refused.strerror})"
     return wrong
+
+
+def refusal(error: OSError | HomeError) -> OSError | None:
+    """Returns the disk's or the system's refusal to give out a file; None if an error has another cause."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return cause if isinstance(cause, OSError) and cause.errno in _CANNOT_BE_READ else None
 
 
 def permits_undo(manifest: Manifest) -> bool:
@@ -207,6 +213,9 @@ def previous_model(generation: Generation, bundle: Bundle) -> Bundle | None:
 
     Returns:
         The bundle; None if the file is missing or damaged, or belongs to another model.
+
+    Raises:
+        HomeError: The file may not be read, or its disk fails.
     """
     try:
         previous = open_bundle(generation.previous)

@@ -119,7 +119,7 @@ def readable(path: Path) -> Iterator[None]:
         raise BundleError(f"{path} does not exist; give the path of a bundle (model.lwm)") from None
     except (SafetensorError, OSError) as error:
         if isinstance(error, OSError) and is_about_access(error):
-            raise os_failure("read", path, error) from None
+            raise os_failure("read", path, error) from error
         raise BundleError(
             f"{path} is not a readable bundle ({first_line(error)}); the file is damaged or of another kind; "
             "copy it again from its source"

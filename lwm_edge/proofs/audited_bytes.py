@@ -171,9 +171,11 @@ def other_items(
     if is_checkpoint(home.training):
         problems += checkpoint_problems(home.training, bundle)
     problems += trust_problems(home)
-    if permits_undo(bundle.manifest) and (previous := previous_model(generation, bundle)):
+    wrong = missing_or_changed(generation, bundle)
+    is_previous_sound = permits_undo(bundle.manifest) and generation.previous.name not in wrong
+    if is_previous_sound and (previous := previous_model(generation, bundle)):
         problems += [f"{previous.path.name}: {problem}" for problem in bundle_problems(previous)]
-    for name, why in missing_or_changed(generation, bundle).items():
+    for name, why in wrong.items():
         if (generation.path / name).is_file():  # `layout_problems` reports missing files
             problems.append(f"{name} {why}")
     if generation.receipt.is_file():

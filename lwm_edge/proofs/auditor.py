@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from .. import inspection
 from ..errors import ExportError
+from ..home.generation import refusal
 from ..home.home import Generation, Home, open_home
 from ..model.bundle import Bundle, open_bundle
 from ..model.ledger import LedgerEntry
@@ -92,6 +93,10 @@ def _onnx_growth(bundle: Bundle, generation: Generation) -> OnnxGrowth | None:
         )
     except ExportError:
         return report.model_copy(update={"explained": False})
+    except OSError as error:
+        if refusal(error):
+            return None  # `missing_or_changed` reports that it cannot be read
+        raise
     return report.model_copy(
         update={
             "head_bytes": parts.head,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from lwm_edge.model.bundle import Bundle, open_bundle, save_bundle
 from lwm_edge.model.custody_record import LINKS_KEPT, Signature
 from lwm_edge.model.onnx.graph import fill_graph
 from lwm_edge.proofs import verification
+from tests.support.failing_disk import refuse
 from tests.support.folders import Keys, PhotoMaker, photo_folder, state_of
 from tests.support.samples import QUICK
 
@@ -173,7 +175,10 @@ def test_a_home_made_without_trust_verifies_against_a_key_that_is_given(keys: Ke
     assert _failed(verify(tmp_path / "home", trust=keys.vendor_pub)) == ("the base is not signed",)
 
 
-def test_the_file_that_apps_load_is_compared(grown: Home) -> None:
+def test_the_file_that_apps_load_is_compared(grown: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as context:
+        refuse("classifier.onnx", errno.EIO, context)
+        assert _failed(verify(grown)) == ("classifier.onnx cannot be read (Input/output error)",)
     onnx = grown.current().onnx
     content = onnx.read_bytes()
     onnx.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -11,10 +11,13 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lwm_edge import inspection
 
 _EVENTS = {
     "open", "os.listdir", "os.scandir", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink",
@@ -42,6 +45,18 @@ class _Disk:
 
 
 _disk = _Disk()
+
+
+def refuse(name: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every attempt to open files of this name for reading end in an error of the system."""
+
+    def opened(path: Path) -> BufferedReader:
+        if path.name == name:
+            raise OSError(number, os.strerror(number), str(path))
+        return open_regular(path)
+
+    open_regular = inspection.open_regular
+    monkeypatch.setattr(inspection, "open_regular", opened)
 
 
 def _listen(event: str, arguments: tuple[Any, ...]) -> None:
