@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ..advice import home_option
 from ..custody.chain import make_deed
-from ..errors import BundleError, ConfigError
+from ..errors import BundleError, ConfigError, HomeError
 from ..model.bundle import Bundle
 from ..records import AnyPath, ProgressCallback, ignore_progress
 from .changes import Edited, change_model
-from .generation import permits_undo, previous_model
+from .generation import permits_undo, previous_model, refusal
 from .home import Generation, Home
 from .reports import ChangeReport
 
@@ -66,12 +66,20 @@ def model_before(generation: Generation, current: Bundle) -> Bundle | None:
     """Opens the model before the latest change; None if there is nothing to return to.
 
     Raises:
-        BundleError: The file is missing or damaged, or belongs to another model.
+        BundleError: The file is missing or damaged, its disk fails, or it belongs to another model.
+        HomeError: The file may not be read.
     """
-    previous = previous_model(generation, current)
+    why = "is missing or damaged"
+    try:
+        previous = previous_model(generation, current)
+    except HomeError as error:
+        refused = refusal(error)
+        if refused is None or isinstance(refused, PermissionError):
+            raise
+        previous, why = None, f"cannot be read ({refused.strerror})"
     if previous is None:
         raise BundleError(
-            f"{generation.previous} is missing or damaged, so there is nothing to return to; run: "
+            f"{generation.previous} {why}, so there is nothing to return to; run: "
             f"lwm-edge repair {home_option(generation.home)}"
         )
     return previous if previous.manifest != current.manifest else None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 from .. import inspection, locks, storage
 from ..advice import home_option
-from ..errors import BundleError, HomeError
+from ..errors import BundleError, HomeError, os_failure
 from ..model.bundle import Bundle, open_bundle
 from ..model.onnx.reports import ParityReport
 from ..records import AnyPath, ProgressCallback, absolute, ignore_progress, one_step
@@ -27,8 +28,8 @@ def repair_home(
 
     The bundle, its digest and its ledger stay as they are. If the link `current` is missing or points
     nowhere, and there is only one model that it could mean, the link is pointed at that model. If nothing is
-    wrong, nothing is written. The model that undo returns to cannot be rebuilt; if it is damaged, a copy of
-    the current model takes its place.
+    wrong, nothing is written. The model that undo returns to cannot be rebuilt; if it is damaged, or the disk
+    no longer gives it out, a copy of the current model takes its place.
 
     Args:
         home: Model home, or the path of its folder.
@@ -56,6 +57,8 @@ def repair_home(
         generation = generation or _only_model(home)
         bundle = _sound_bundle(generation)
         wrong = missing_or_changed(generation, bundle)
+        if PREVIOUS in wrong:
+            _require_permission(generation.previous)
         repaired += [f"{name} {why}" for name, why in wrong.items()]
         parity, content = None, b""
         if wrong:
@@ -111,6 +114,20 @@ def _only_model(home: Home) -> Generation:
         "that you want (the highest number is the newest), and repair again",
         [str(generation.path) for generation in found],
     )
+
+
+def _require_permission(path: Path) -> None:
+    """Refuses to replace a file that cannot be rebuilt, and that may be sound, but that we may not read.
+
+    Raises:
+        HomeError: This process may not read the file.
+    """
+    try:
+        inspection.open_regular(path).close()
+    except PermissionError as error:
+        raise os_failure("read", path, error) from None
+    except OSError:  # the file is missing, or its disk fails
+        pass
 
 
 def _sound_bundle(generation: Generation) -> Bundle:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -22,11 +24,12 @@ from lwm_edge import (
     undo,
 )
 from lwm_edge.demo import BASE_BUNDLE
-from lwm_edge.errors import BundleError, ConfigError
+from lwm_edge.errors import BundleError, ConfigError, HomeError
 from lwm_edge.home.home import Home
 from lwm_edge.home.ownership import GENERATION_FILES, PREVIOUS
 from lwm_edge.model.bundle import open_bundle, save_bundle
 from lwm_edge.model.custody_record import Custody
+from tests.support.failing_disk import refuse
 from tests.support.folders import PhotoMaker, state_of
 from tests.support.networks import same_tensors
 
@@ -179,6 +182,27 @@ def test_a_file_that_is_not_the_previous_model_is_noticed_and_repaired(
     assert report.warnings == ("the model before the latest change is lost, so there is nothing to undo",)
     assert permitting_home.current().bundle.read_bytes() == model
     assert permitting_home.current().previous.read_bytes() == model
+    assert audit(permitting_home).problems == ()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_previous_model_that_cannot_be_read_is_replaced_only_if_the_disk_fails(
+    permitting_home: Home, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    rename_class(permitting_home, "Coat", "Mantel")
+    why, before = os.strerror(number), state_of(permitting_home.path)
+    with monkeypatch.context() as context:
+        refuse(PREVIOUS, number, context)
+        assert audit(permitting_home).problems == (f"{PREVIOUS} cannot be read ({why})",)
+        if number == errno.EACCES:
+            for change in (undo, repair_home):
+                with pytest.raises(HomeError, match=f"cannot read .*{PREVIOUS}: {why}"):
+                    change(permitting_home)
+            assert state_of(permitting_home.path) == before
+            return
+        with pytest.raises(BundleError, match=rf"{PREVIOUS} cannot be read \({why}\).*lwm-edge repair"):
+            undo(permitting_home)
+        assert repair_home(permitting_home).repaired == (f"{PREVIOUS} cannot be read ({why})",)
     assert audit(permitting_home).problems == ()
 
 
