@@ -22,6 +22,14 @@ def _escaped(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in character.encode(errors="surrogateescape"))
 
 
+def remove_class_command(name: str, *options: str) -> str:
+    """Writes the command that removes a class; a name that starts with a dash comes last, after `--`."""
+    start = "lwm-edge remove-class"
+    if name.startswith("-"):
+        return " ".join([start, *options, "--", shlex.quote(name)])
+    return " ".join([start, shlex.quote(name), *options])
+
+
 def home_option(home: Path) -> str:
     """Writes the option that names a home; without it, a command could change another home."""
     return f"--home {quoted(home)}"

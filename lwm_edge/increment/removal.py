@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
-from ..advice import home_option
+from ..advice import home_option, remove_class_command
 from ..custody.chain import make_deed
 from ..errors import BundleError, ConfigError
 from ..home.changes import Edited, change_model
@@ -79,9 +78,10 @@ def remove_class(
 def _require_removable(home: Path, manifest: Manifest, row: int, *, shipped: bool) -> None:
     name = manifest.class_names[row]
     if row < manifest.shipped_classes and not shipped:
+        remove = remove_class_command(name, "--shipped", home_option(home))
         raise ConfigError(
             f"{name} was shipped by the vendor, and this device cannot learn it again without photos; to "
-            f"remove it anyway: lwm-edge remove-class {shlex.quote(name)} --shipped {home_option(home)}"
+            f"remove it anyway: {remove}"
         )
     if len(manifest.class_names) == 1:
         raise BundleError(f"{name} is the model's only class and cannot be removed")

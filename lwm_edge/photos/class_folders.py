@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from ..advice import home_option
+from ..advice import home_option, remove_class_command
 from ..errors import PhotosError, shortened
 from .class_names import class_name_problem, fold_class_name, normalise_class_name, shown_class_name
 from .left_out import has_photo_ending
@@ -65,8 +65,8 @@ def advice_on_known_class(
         else "the vendor shipped it, and does not permit more photos of it"
     )
     options = [*(["--shipped"] if shipped else []), *([home_option(home)] if home else [])]
-    command = " ".join(["lwm-edge remove-class", shlex.quote(name), *options])
-    return f"{more}; to teach it again, remove it ({command}) and add it with all its photos"
+    remove = remove_class_command(name, *options)
+    return f"{more}; to teach it again, remove it ({remove}) and add it with all its photos"
 
 
 def class_indices(

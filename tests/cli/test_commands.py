@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from lwm_edge import errors
+from lwm_edge import errors, remove_class, rename_class
 from lwm_edge.base import build
 from lwm_edge.cli import commands, teaching
 from lwm_edge.cli.options import path_from
@@ -230,6 +231,16 @@ def test_an_error_in_json(run: Any, home: Home, make_photos: PhotoMaker) -> None
     assert result.code == 3
     assert result.json["error"]["kind"] == "PhotosError" and result.json["error"]["exit_code"] == 3
     assert len(result.json["error"]["problems"]) == 2
+
+
+@pytest.mark.parametrize("name", ["-Coat", "it's a coat"])
+def test_advice_on_a_class_works_whatever_its_name_starts_with(run: Any, home: Home, name: str) -> None:
+    rename_class(home, "Coat", name)
+    with pytest.raises(ConfigError) as refused:
+        remove_class(home, name)
+    command = refused.value.message.partition("remove it anyway: ")[2]
+    assert run(*shlex.split(command)[1:]).code == 0
+    assert name not in home.open_bundle().manifest.class_names
 
 
 def test_a_failed_audit_has_its_exit_code(run: Any, home: Home) -> None:
