@@ -10,7 +10,10 @@ from .records import utf8_name
 
 def quoted(path: Path) -> str:
     r"""Quotes a path for a shell; bytes that cannot be shown are written as in $'caf\xe9'."""
-    text = utf8_name(str(path))
+    return _quoted(utf8_name(str(path)))
+
+
+def _quoted(text: str) -> str:
     if text.isprintable():
         return shlex.quote(text)
     return f"$'{''.join(map(_escaped, text))}'"
@@ -22,12 +25,18 @@ def _escaped(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in character.encode(errors="surrogateescape"))
 
 
+def one_class_command(verb: str, folder: Path, name: str, home: Path | None) -> str:
+    """Writes the command that learns from a folder of photos that show one class."""
+    words = ["lwm-edge", verb, quoted(folder), "--name", _quoted(name)]
+    return " ".join([*words, home_option(home)] if home else words)
+
+
 def remove_class_command(name: str, *options: str) -> str:
     """Writes the command that removes a class; a name that starts with a dash comes last, after `--`."""
     start = "lwm-edge remove-class"
     if name.startswith("-"):
-        return " ".join([start, *options, "--", shlex.quote(name)])
-    return " ".join([start, shlex.quote(name), *options])
+        return " ".join([start, *options, "--", _quoted(name)])
+    return " ".join([start, _quoted(name), *options])
 
 
 def home_option(home: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..advice import home_option
+from ..advice import home_option, one_class_command
 from ..errors import CapacityError
 from ..learning.config import IncrementConfig, MorePhotos
 from ..memory import rss_bytes
@@ -52,7 +52,7 @@ def read_photos(
         cache,
         min_photos=config.min_photos,
         known_classes=() if more else manifest.class_names,
-        if_known=_advice_on(home, manifest),
+        advise=_advice_on_unknown(home) if more else _advice_on_known(home, manifest),
         first_label=len(manifest.class_names),
         label_of=_labels_of_known(manifest) if more else None,
         class_name=config.class_name,
@@ -79,26 +79,32 @@ def read_photos(
     )
 
 
-def _advice_on(home: Path, manifest: Manifest) -> Callable[[str], str]:
+def _advice_on_unknown(home: Path) -> Callable[[str, Path], str]:
+    """Makes a function that says what to do with photos of a class that the model does not know."""
+    return lambda name, folder: f"to teach it, run {one_class_command('add-classes', folder, name, home)}"
+
+
+def _advice_on_known(home: Path, manifest: Manifest) -> Callable[[str, Path], str]:
     """Makes a function that says what to do with photos of a class that the model already knows."""
     shipped = manifest.class_names[: manifest.shipped_classes]
     may_grow = "add-photos" in manifest.permits
-    return lambda name: advice_on_known_class(
-        name, home, shipped=name in shipped, may_grow=may_grow or name not in shipped
+    return lambda name, folder: advice_on_known_class(
+        name, folder, home, shipped=name in shipped, may_grow=may_grow or name not in shipped
     )
 
 
-def _labels_of_known(manifest: Manifest) -> Callable[[str], int | str]:
-    """Makes a function that returns a class's class_index, or says why the class cannot get more photos."""
+def _labels_of_known(manifest: Manifest) -> Callable[[str], int | str | None]:
+    """Makes a function that returns a class's class_index, or says why the class cannot get more photos.
+
+    For a class that the model does not know, it returns None.
+    """
     rows = {fold_class_name(name): row for row, name in enumerate(manifest.class_names)}
     shipped = manifest.shipped_classes if "add-photos" not in manifest.permits else 0
 
-    def label_of(name: str) -> int | str:
+    def label_of(name: str) -> int | str | None:
         """Returns the class_index, or the reason why this class cannot get further photos."""
         row = rows.get(fold_class_name(name))
-        if row is None:
-            return "the model does not know this class; teach it with lwm-edge add-classes"
-        if row < shipped:
+        if row is not None and row < shipped:
             return "the vendor shipped this class, and does not permit more photos of it (add-photos)"
         return row
 

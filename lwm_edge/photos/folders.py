@@ -48,9 +48,9 @@ def read_photo_folder(
     *,
     min_photos: int,
     known_classes: Sequence[str] = (),
-    if_known: Callable[[str], str] = advice_on_known_class,
+    advise: Callable[[str, Path], str] = advice_on_known_class,
     first_label: int = 0,
-    label_of: Callable[[str], int | str] | None = None,
+    label_of: Callable[[str], int | str | None] | None = None,
     wanted: Callable[[str], bool] = lambda name: True,
     class_name: str | None = None,
     may_be_named: bool = False,
@@ -70,9 +70,11 @@ def read_photo_folder(
         cache: Cache that keeps the decoded photos.
         min_photos: Smallest number of usable photos that a class must have.
         known_classes: Classes that the model already knows; a folder of such a class is refused.
-        if_known: Function that is given the name of a known class, and says what to do with its photos.
+        advise: Function that is given the name and the folder of a class that is refused because the model
+            already knows it, or does not know it, and says what to do with its photos.
         first_label: class_index of the first class, unless `label_of` is given; the other classes follow.
-        label_of: Function that is given a class name, and returns its class_index or what is wrong with it.
+        label_of: Function that is given a class name, and returns its class_index or what is wrong with it;
+            None means that the model does not know the class.
         wanted: Function that is given a class name, and says whether its folder is read at all.
         class_name: Name of the one class that the whole folder shows; None if its sub-folders are classes.
         may_be_named: Whether the user could have given `class_name`; if so, an error may say how.
@@ -92,8 +94,8 @@ def read_photo_folder(
     if class_name is None and all(is_new(found.class_name) for found in listing.classes):
         refuse_one_level_too_high(listing, may_be_named)
     listing, left_out = _without_unwanted(listing, wanted)
-    problems = name_problems([found.name for found in listing.classes], known_classes, if_known)
-    indices = class_indices(listing.classes, first_label, label_of, problems)
+    problems = name_problems(listing.classes, known_classes, advise)
+    indices = class_indices(listing.classes, first_label, label_of, advise, problems)
     total = sum(len(found.files) for found in listing.classes)
     report = StepReporter("photos", total, on_progress)
     read = partial(cache.read, preprocessing=preprocessing, limit_bytes=limit_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from lwm_edge.cli import commands, teaching
 from lwm_edge.cli.options import path_from
 from lwm_edge.cli.settings import CONFIG_FILE, increment_config
 from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
-from lwm_edge.errors import ConfigError
+from lwm_edge.errors import ConfigError, PhotosError
 from lwm_edge.home.home import Home
 from lwm_edge.model.architectures.registry import find_architecture
 from lwm_edge.model.bundle import open_bundle
@@ -231,6 +232,20 @@ def test_an_error_in_json(run: Any, home: Home, make_photos: PhotoMaker) -> None
     assert result.code == 3
     assert result.json["error"]["kind"] == "PhotosError" and result.json["error"]["exit_code"] == 3
     assert len(result.json["error"]["problems"]) == 2
+
+
+def test_advice_on_a_folder_with_a_known_and_a_new_class_works(
+    run: Any, permitting_home: Home, make_photos: PhotoMaker
+) -> None:
+    path, photos = permitting_home.path, make_photos(renamed={"-Coat": "Coat", "Bag": "Bag"})
+    rename_class(permitting_home, "Coat", "-Coat")
+    solve = ["--solve-head"]
+    for verb, given, added in (("add-classes", [], solve), ("add-photos", solve, [])):
+        refused = run(verb, photos, *given, "--home", path, "--json")
+        (problem,) = refused.json["error"]["problems"]
+        command = re.search(r"run lwm-edge ([^;]*);", problem)
+        assert refused.code == PhotosError.exit_code and command is not None
+        assert run(*shlex.split(command[1]), *added, "--dry-run").code == 0
 
 
 @pytest.mark.parametrize("name", ["-Coat", "it's a coat"])

@@ -137,7 +137,9 @@ def test_every_folder_that_may_not_be_learnt_is_named(home: Home, make_photos: P
         add_photos(home, photos, LDA, solve_head=True, isolate=False)
     assert refused.value.problems == (
         "'dress' and 'Dress' are the same class name; merge the two folders",
-        "Bag: the model does not know this class; teach it with lwm-edge add-classes",
+        "Bag: the model does not know this class; to teach it, run lwm-edge add-classes "
+        f"{photos / 'Bag'} --name Bag --home {home.path}; to use the folders beside it, move this one "
+        "elsewhere",
         "Coat: the vendor shipped this class, and does not permit more photos of it (add-photos)",
         "Dress: the vendor shipped this class, and does not permit more photos of it (add-photos)",
         "dress: the vendor shipped this class, and does not permit more photos of it (add-photos)",
@@ -176,4 +178,5 @@ def test_add_classes_says_where_more_photos_of_known_classes_go(
         add_classes(home, photos, LDA, isolate=False)
     with pytest.raises(PhotosError) as refused:
         add_classes(permitting_home, photos, LDA, isolate=False)
-    assert "to add more photos of it, use lwm-edge add-photos" in refused.value.problems[0]
+    command = f"lwm-edge add-photos {photos / 'Coat'} --name Coat --home {permitting_home.path};"
+    assert f"to add more photos of it, run {command}" in refused.value.problems[0]

@@ -460,8 +460,9 @@ def test_all_problems_are_reported_at_once(tmp_path):
     error = refusal(tmp_path, known=("Bag",))
     assert error.message == f"{tmp_path} cannot be used"
     assert error.problems == (
-        "Bag: the model already knows the class Bag; to add more photos of it, use lwm-edge add-photos; to "
-        "teach it again, remove it (lwm-edge remove-class Bag) and add it with all its photos",
+        "Bag: the model already knows the class Bag; to add more photos of it, run lwm-edge add-photos "
+        f"{tmp_path / 'Bag'} --name Bag; to teach it again, remove it (lwm-edge remove-class Bag) and add it "
+        "with all its photos; to use the folders beside it, move this one elsewhere",
         "'a\\x1b[2Jb' cannot be a class name: it contains control or private-use characters; choose "
         "another name",
         "'coat' and 'Coat' are the same class name; merge the two folders",
