@@ -125,6 +125,8 @@ def export_command(
         raise ConfigError(f"{STDOUT} means standard output: pipe or redirect it, and leave out --json")
     if fp16 and int8:
         raise ConfigError("--fp16 and --int8 cannot be combined; pass one of them")
+    if force and not (fp16 or int8 or photos):
+        raise ConfigError("--force is for a file that is checked on photos; pass --photos, or leave it out")
     config = ExportConfig(
         precision="fp16" if fp16 else "int8" if int8 else "float32",
         float_weights=float_weights,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import ConfigError
 from ..records import printable
 from .answer import open_chosen_home, show, with_progress
 from .options import HomeOption, JsonOption
@@ -36,6 +37,8 @@ def report_command(
     """
     from .. import write_report
 
+    if place and home:
+        raise ConfigError("HOME and --home were both given; give the one that is meant")
     opened = open_chosen_home(place or home)
     report = with_progress(
         lambda on: write_report(opened, output, photos=photos, on_progress=on),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError
 from . import display_changes
 from .answer import open_chosen_home, show, with_progress
 from .completion import complete_class
@@ -73,6 +74,8 @@ def rename_class_command(
     """Rename a class, or merge two classes into one; this needs no photos."""
     from .. import rename_class
 
+    if shipped and not merge:
+        raise ConfigError("--shipped is for --merge; pass --merge too, or leave --shipped out")
     chosen = increment_config(read_file_config(), sign_with=sign_with)
     opened = open_chosen_home(home)
     report = with_progress(

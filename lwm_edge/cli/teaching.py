@@ -103,8 +103,7 @@ def add_classes_command(
         force=force,
         sign_with=sign_with,
     )
-    if dry_run and page:
-        raise ConfigError("--report needs an increment, but --dry-run makes none; leave one of them out")
+    _refuse_with_dry_run(dry_run, {"--report": page, "--details": details})
     opened = open_chosen_home(home)
     isolate = may_train(opened, photos, chosen)
     if not isolate:
@@ -114,6 +113,12 @@ def add_classes_command(
         _show_plan(opened, photos, chosen, as_json, **how)
     else:
         _teach_new_classes(opened, photos, chosen, page, as_json, details, **how)
+
+
+def _refuse_with_dry_run(dry_run: bool, options: dict[str, object]) -> None:
+    """Refuses options about an increment that is not made."""
+    if dry_run and (given := next((name for name, value in options.items() if value), None)):
+        raise ConfigError(f"{given} needs an increment, but --dry-run makes none; leave one of them out")
 
 
 def _show_plan(home: Home, photos: Path, config: IncrementConfig, as_json: bool, **how: Any) -> None:
@@ -184,6 +189,7 @@ def add_photos_command(
         force=force,
         sign_with=sign_with,
     )
+    _refuse_with_dry_run(dry_run, {"--details": details})
     opened = open_chosen_home(home)
     bound_allocator()
     how: dict[str, Any] = {"solve_head": solve_head, "isolate": False, "wait": wait, "started": STARTED}

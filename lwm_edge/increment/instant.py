@@ -205,8 +205,15 @@ def require_solved_head(parent: Bundle) -> None:
         )
 
 
+def has_idle_budget(config: IncrementConfig) -> bool:
+    """Returns whether a time budget was set though only `auto` has one, and only if it may train."""
+    default = IncrementConfig.model_fields["time_budget_seconds"].default
+    return config.time_budget_seconds != default and (config.recipe != "auto" or config.instant)
+
+
 def _warnings(approach: Approach, config: IncrementConfig) -> list[str]:
     idle = config.changed_training_settings() + (["device"] if config.device == "cuda" else [])
+    idle += ["time_budget_seconds"] if has_idle_budget(config) else []
     if idle:
         return [f"recipe {approach.name} trains nothing, so these settings have no effect: {', '.join(idle)}"]
     return []

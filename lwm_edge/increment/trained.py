@@ -34,7 +34,7 @@ from ..model.tensors import MEASURED, PROBE
 from ..model.unknown import known_scores
 from ..records import ProgressCallback
 from .coverage import later_confusion, photos_are_unlike
-from .instant import learn_without_training
+from .instant import has_idle_budget, learn_without_training
 from .job import Job
 from .rehearsal import describe_job
 from .reports import PlanReport
@@ -73,9 +73,12 @@ class TrainingLearner:
         refuse_single_cell(self._teacher, cells, approach)
         self._student = make_student(self._teacher, approach, new_classes, config)
         slow = config.precision == "bfloat16" and not has_bfloat16(self._device)
-        self._warnings = tuple(
-            training_warnings(approach, self._teacher, cells, parent.manifest, slow_precision=slow)
-        )
+        warnings = training_warnings(approach, self._teacher, cells, parent.manifest, slow_precision=slow)
+        self._warnings = tuple(warnings)
+        if has_idle_budget(config):
+            self._warnings += (
+                "a recipe chosen by name has no time limit, so time_budget_seconds has no effect",
+            )
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -372,6 +372,10 @@ def test_settings_that_change_nothing_are_named(home: Home, make_photos: PhotoMa
     assert warned[0] == "recipe lda trains nothing, so these settings have no effect: gamma, epochs, device"
     remove_class(home, "Bag")
     assert not any("no effect" in line for line in _add(home, photos, IncrementConfig(device="cpu")).warnings)
+    for config in (IncrementConfig(instant=True), IncrementConfig(recipe="lda"), QUICK):
+        remove_class(home, "Bag")
+        warned = _add(home, photos, config.model_copy(update={"time_budget_seconds": 9.0})).warnings
+        assert any("no effect" in line and "time_budget_seconds" in line for line in warned)
 
 
 def test_lda_is_streaming_lda_on_the_frozen_backbone(home: Home, make_photos: PhotoMaker) -> None:
