@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -14,14 +13,13 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lwm_edge import IncrementConfig, add_classes, audit
+from lwm_edge import audit
 from lwm_edge.errors import BundleError, StoppedError
 from lwm_edge.home.home import Home
 from lwm_edge.increment.learn import learn_classes
 from lwm_edge.model.bundle import save_bundle
 from lwm_edge.model.tensors import ONNX_GRAPH
 from lwm_edge.records import ignore_progress
-from tests.support.failing_disk import refuse
 from tests.support.folders import PhotoMaker
 from tests.support.samples import QUICK
 
@@ -36,19 +34,6 @@ def problems(home: Home) -> str:
 
 def test_nothing_is_found_in_a_fresh_home(home: Home) -> None:
     assert problems(home) == ""
-
-
-@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
-@pytest.mark.parametrize("name", ["classifier.onnx", "labels.txt", "receipt.json"])
-def test_a_file_that_cannot_be_read_is_named_and_the_audit_goes_on(
-    home: Home, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch, name: str, number: int
-) -> None:
-    add_classes(home, make_photos("Bag"), IncrementConfig(recipe="lda", device="cpu"), isolate=False)
-    (home.path / "photos").mkdir()
-    refuse(name, number, monkeypatch)
-    found = audit(home).problems
-    assert f"{name} cannot be read ({os.strerror(number)})" in found
-    assert len(found) == 2 and "photos (a folder) is unexplained" in found[1]
 
 
 @pytest.mark.parametrize("hidden", [".thumbnails", "photos/.deep", "generations/00000007", "current/.cache"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from lwm_edge import add_classes, audit, remove_class
 from lwm_edge.home.home import Home, open_home
 from lwm_edge.model.bundle import save_bundle
 from lwm_edge.model.tensors import AXES_COUNT, BINS
+from tests.support.failing_disk import refuse
 from tests.support.folders import photo_folder
 from tests.support.samples import QUICK
 
@@ -32,6 +35,18 @@ def grown_once(shipped_home: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def grown(grown_once: Path, tmp_path: Path) -> Home:
     return open_home(shutil.copytree(grown_once, tmp_path / "home", symlinks=True))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("name", ["classifier.onnx", "labels.txt", "receipt.json"])
+def test_a_file_that_cannot_be_read_is_named_and_the_audit_goes_on(
+    grown: Home, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    (grown.path / "photos").mkdir()
+    refuse(name, number, monkeypatch)
+    found = audit(grown).problems
+    assert f"{name} cannot be read ({os.strerror(number)})" in found
+    assert len(found) == 2 and "photos (a folder) is unexplained" in found[1]
 
 
 def test_every_byte_is_accounted_for(grown: Home) -> None:
