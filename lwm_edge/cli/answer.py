@@ -58,6 +58,8 @@ def fail(error: LwmEdgeError) -> None:
     if interruption.wants_json():
         message, problems = utf8_text(error.message), tuple(map(utf8_text, error.problems))
         print(interruption.failure_as_json(type(error).__name__, message, problems, error.exit_code))
+        if output_failure():  # the error must not be lost with the document
+            terminal.error(error)
     elif isinstance(error, StoppedError):
         terminal.note(str(error))
     else:

@@ -133,7 +133,8 @@ def _check_init(home: Path, base: Bundle, replace: bool) -> None:
     if not os.path.lexists(home):
         return
     if not home.is_dir():
-        raise HomeError(f"{home} exists and is not a model home; choose a new or empty folder")
+        what = inspection.kind_at(home, follow=True) if home.exists() else "a link that leads nowhere"
+        raise HomeError(f"{home} is {what}, not a folder; choose a new or empty folder")
     if ownership.is_home(home):
         if not replace:
             raise HomeError(f"{home} is already a model home; to start over from {base.path}, pass --replace")

@@ -29,6 +29,7 @@ from ..photos.photo_set import Photo, PhotoSet, PixelCache
 from ..photos.quality import brightness_range, sharpness, short_side
 from ..photos.similarity import Hash, hash_of, near_duplicates, why_not_comparable
 from ..records import AnyPath, ProgressCallback, StepReporter, absolute, ignore_progress
+from ..wording import counted
 from .findings import AlikeClasses, CheckReport, Fault, SuspectPhoto
 from .judgement import LOOKALIKE_SHARE, judge_new_classes
 
@@ -176,7 +177,8 @@ def _light_faults(darkest: float, brightest: float) -> Iterator[Fault]:
 def _size_faults(photo: Photo, resize_size: int) -> Iterator[Fault]:
     side = short_side(photo.path, resize_size)
     if side is not None and side < _TINY_RATIO * resize_size:
-        reason = f"is tiny: its short side has {side} pixels, but the network looks at {resize_size}"
+        pixels = counted(side, "pixel", "pixels")
+        reason = f"is tiny: its short side has {pixels}, but the network looks at {resize_size}"
         yield Fault(kind="tiny", reason=reason, weight=1 - side / resize_size)
 
 

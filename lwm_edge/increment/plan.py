@@ -147,8 +147,8 @@ def check_disk(folder: Path, plan: PlanReport) -> None:
 def _too_small(job: Job, limit: int, smallest: int, more: str = "") -> ResourceError:
     mib = 2**20
     message = (
-        f"{limit // mib} MiB of memory is too little for this increment; nothing was trained: pass "
-        f"--max-memory {smallest // mib + 1}MiB{more} (if that much is available)"
+        f"{round(limit / mib, 1):g} MiB of memory is too little for this increment; nothing was trained: "
+        f"pass --max-memory {smallest // mib + 1}MiB{more} (if that much is available)"
     )
     if job.on_gpu:
         message += ", train on the CPU, without the GPU's libraries (--device cpu)"

@@ -253,5 +253,7 @@ class IncrementConfig(Settings):
             if getattr(self, name) and not any(getattr(RECIPES[recipe], name) for recipe in names):
                 raise ValueError(f"recipe {self.recipe} has no {name}; leave it out or choose another recipe")
         if self.instant and self.recipe != "auto" and RECIPES[self.recipe].trains:
-            raise ValueError(f"recipe {self.recipe} trains, so it is not instant; choose auto or lda")
+            raise ValueError(
+                f"recipe {self.recipe} trains, so it is not instant; choose auto or lda, or pass --no-instant"
+            )
         return self

@@ -58,7 +58,7 @@ def read_photo(
             DECODER.may_be_needed = True
     if limit_bytes is not None and room < MIN_BYTES:
         raise ResourceError(
-            f"{limit_bytes // MIB} MiB of memory is too little to read {path}; pass --max-memory "
+            f"{round(limit_bytes / MIB, 1):g} MiB of memory is too little to read {path}; pass --max-memory "
             f"{(used + MIN_BYTES) // MIB + 1}MiB or more if that much is available"
         )
     try:

@@ -117,7 +117,9 @@ def test_an_error_keeps_its_exit_code(home: Home, tmp_path: Path) -> None:
     for number, where in enumerate((GONE["full"], GONE["both closed"], GONE["a reader that quits"])):
         own = shutil.copytree(home.path, tmp_path / f"home{number}", symlinks=True)
         commands.append((f"remove-class Hat --home '{own}' --json {where}", "ascii"))
-    assert [run.returncode for run in _run_all(*commands)] == [2, 2, 2]
+    ends = _run_all(*commands)
+    assert [run.returncode for run in ends] == [2, 2, 2]
+    assert b"knows no class 'Hat'" in ends[0].stderr  # it would be lost with the JSON document
 
 
 @pytest.mark.slow

@@ -121,8 +121,11 @@ def test_init_refuses_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("dear diary")
     with pytest.raises(HomeError, match="not a model home"):
         init_home(BASE_BUNDLE, tmp_path)
-    with pytest.raises(HomeError, match="not a model home"):
+    with pytest.raises(HomeError, match=r"diary.txt is a file, not a folder"):
         init_home(BASE_BUNDLE, tmp_path / "diary.txt")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(HomeError, match="is a link that leads nowhere, not a folder"):
+        init_home(BASE_BUNDLE, tmp_path / "link")
 
 
 @pytest.mark.parametrize("name", ["5", "00000000x", "../generations/00000000"])
