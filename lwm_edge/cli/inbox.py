@@ -80,12 +80,21 @@ def inbox_command(
         )
         show(report, as_json, _print, is_done=True)
         return
-    terminal.note(f"Watching {printable(folder)}; press Ctrl-C to end")
+    is_watched = False
+
+    def tell(report: InboxReport) -> None:
+        """Shows a report; the first one means that the settings were accepted."""
+        nonlocal is_watched
+        if not is_watched:
+            terminal.note(f"Watching {printable(folder)}; press Ctrl-C to end")
+        is_watched = True
+        show(report, as_json, _print, is_done=True)
+
     watch_inbox(
         opened,
         folder,
         chosen,
-        on_report=lambda report: show(report, as_json, _print, is_done=True),
+        on_report=tell,
         taught=taught,
         delete=delete,
         quiet_seconds=quiet_for,

@@ -114,7 +114,7 @@ def check_photos(
         suspects=tuple(sorted(_suspects(measured, photos, names.all), key=lambda s: -s.weight)),
         alike=tuple(_alike(logits, labels, judged, names.all)),
         skipped=found.skipped,
-        notes=tuple(_notes(found)),
+        notes=tuple(_notes(found, manifest.class_names)),
     )
 
 
@@ -279,8 +279,15 @@ def _alike(
     return sorted(alike, key=lambda pair: -pair.taken / pair.photos)
 
 
-def _notes(found: PhotoFolder) -> Iterator[str]:
-    few = [name for name, photos in _counts(found).items() if photos < _FEWEST]
+def _notes(found: PhotoFolder, class_names: Sequence[str]) -> Iterator[str]:
+    counts, folded = _counts(found), {fold_class_name(name) for name in class_names}
+    known = [name for name in counts if fold_class_name(name) in folded]
+    if known and (new := [name for name in counts if name not in known]):
+        yield (
+            f"the model knows {', '.join(known)}, but not {', '.join(new)}; put known and new classes into "
+            "separate folders, for lwm-edge add-photos and lwm-edge add-classes"
+        )
+    few = [name for name, photos in counts.items() if photos < _FEWEST]
     if few:
         yield (
             "blurred and mislabelled photos were not looked for in classes with fewer than "

@@ -104,8 +104,15 @@ def _do_job(job: Job, reply: Callable[[Message], None]) -> None:
     home = Home(job.home)
     if job.staged:
         timer = Timer(job.started, job.staged.seconds_by_part)
-        report_progress = lambda progress: reply(Message(progress=progress))  # noqa: E731
-        _commit(home, job.staged, timer, None, reply, report_progress, lambda: bool(os.read(0, 1)))
+        _commit(
+            home,
+            job.staged,
+            timer,
+            None,
+            reply,
+            report_progress=lambda progress: reply(Message(progress=progress)),
+            permits_commit=lambda: bool(os.read(0, 1)),
+        )
         return
     from ..freed_memory import bound_allocator, drop_library_pages
 

@@ -143,6 +143,14 @@ def test_no_blurred_or_mislabelled_photos_are_looked_for_in_a_small_class(
     assert "fewer than 5 photos" in report.notes[0] and "Bag" in report.notes[0]
 
 
+def test_known_and_new_classes_in_one_folder_are_pointed_out(
+    shipped_home: Path, make_photos: PhotoMaker
+) -> None:
+    report = lwm_edge.check_photos(shipped_home, make_photos("Bag", renamed={"coat": "Shirt"}, count=6))
+    (told,) = report.notes
+    assert "the model knows coat, but not Bag; put known and new classes into separate folders" in told
+
+
 def test_without_imagehash_the_rest_is_found_and_one_note_says_so(
     shipped_home: Path, make_photos: PhotoMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

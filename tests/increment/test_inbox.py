@@ -37,6 +37,7 @@ from lwm_edge.errors import (
     ResourceError,
 )
 from lwm_edge.home.home import Home
+from lwm_edge.increment import inbox as inbox_module
 from lwm_edge.increment import inbox_record, inbox_teaching
 from lwm_edge.increment.inbox_folder import InboxFolder, Note, noted
 from lwm_edge.model.bundle import Bundle, open_bundle
@@ -142,10 +143,10 @@ def test_a_folder_that_still_changes_is_left_alone(
     arrive(inbox, "Bag", "Bag")
     before = state_of(inbox / "Bag")
 
-    def more_arrives(seconds: float) -> None:
+    def more_arrives(seconds: float, on_progress: object) -> None:
         (inbox / "Bag" / ".next.jpg.part").write_bytes(b"as rsync does")
 
-    monkeypatch.setattr(time, "sleep", more_arrives)
+    monkeypatch.setattr(inbox_module, "_wait", more_arrives)
     report = teach(home, inbox, taught, quiet_seconds=30)
     assert [(left.class_name, left.state) for left in report.waiting] == [("Bag", "arriving")]
     (inbox / "Bag" / ".next.jpg.part").unlink()
