@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..characters import without_joining
 from ..errors import PhotosError, shortened
-from ..records import utf8_name
+from ..records import utf8_name, utf8_text
 from .class_names import class_name_of, normalise_class_name
 
 LISTED = 20
@@ -156,8 +156,9 @@ def is_ignored(path: Path) -> bool:
 
 
 def printable_text(text: str) -> str:
-    """Returns a name as it is shown to people: in ASCII, if it has characters that cannot be shown."""
-    return text if without_joining(text).isprintable() else ascii(text)
+    r"""Returns a name as people see it: bytes that are not UTF-8 as in `\xff`, other odd names in ASCII."""
+    named = utf8_text(text)
+    return named if without_joining(named).isprintable() else ascii(text)
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
