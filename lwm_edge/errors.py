@@ -26,10 +26,11 @@ import errno
 import functools
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeGuard, TypeVar
 
 from .wording import counted
 
@@ -247,7 +248,7 @@ def known(error: Exception) -> LwmEdgeError:
         return os_failure("use", error.filename or "a file or pipe", error)
     if _is_about_nul(error):
         return ConfigError("a path has a NUL character, which no file name can have; give another path")
-    if isinstance(error, UnicodeEncodeError):
+    if _is_about_locale(error):
         return ConfigError(
             f"a text has the character {error.object[error.start]!a}, which cannot be part of a path here "
             f"(paths are encoded as {error.encoding}); leave the character out, or set a UTF-8 locale"
@@ -260,6 +261,11 @@ def known(error: Exception) -> LwmEdgeError:
 def _is_about_nul(error: Exception) -> bool:
     """Returns whether Python refused a path because of a NUL character."""
     return isinstance(error, ValueError) and "embedded null" in str(error)
+
+
+def _is_about_locale(error: Exception) -> TypeGuard[UnicodeEncodeError]:
+    """Returns whether a path has a character that file names cannot have in this locale."""
+    return isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding()
 
 
 def _type_refused_as_path(error: Exception) -> str | None:
@@ -289,8 +295,9 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
         for name, value in arguments.arguments.items():
             if isinstance(value, str) and not value and "AnyPath" in signature.parameters[name].annotation:
                 raise ConfigError(f"{name} is an empty path; give the path of a file or folder")
-        if callable(on_progress := arguments.arguments.get("on_progress")):
-            arguments.arguments["on_progress"] = noting_errors(on_progress, callers_errors)
+        for name in {"on_progress", "on_report"} & arguments.arguments.keys():
+            if callable(callback := arguments.arguments[name]):
+                arguments.arguments[name] = noting_errors(callback, callers_errors)
         try:
             return function(*arguments.args, **arguments.kwargs)
         except Exception as error:
@@ -298,7 +305,7 @@ def explains_os_failures(function: Callable[P, T]) -> Callable[P, T]:
                 isinstance(error, OSError)
                 or ran_out_of_memory(error)
                 or _is_about_nul(error)
-                or isinstance(error, UnicodeEncodeError)
+                or _is_about_locale(error)
                 or _type_refused_as_path(error) is not None
             )
             if isinstance(error, LwmEdgeError) or not is_refusal or error in callers_errors:

@@ -241,14 +241,21 @@ def describe_foreign(home: Path, max_listed: int) -> tuple[str, ...]:
     return tuple(map(_why_left_alone, found[:max_listed])) + (more if len(found) > max_listed else ())
 
 
-def _why_left_alone(path: Path) -> str:
+def why_unreadable(path: Path) -> str | None:
+    """Says why a file cannot be read; returns None if it can, or if it is no file."""
     try:
         if inspection.is_regular_file(path):
             inspection.read_regular(path, 1)
     except OSError as error:
+        return error.strerror
+    return None
+
+
+def _why_left_alone(path: Path) -> str:
+    if why := why_unreadable(path):
         return (
-            f"{printable(path)} cannot be read ({error.strerror}), so nobody can tell what it is, and it is "
-            "left alone; check its permissions and its disk"
+            f"{printable(path)} cannot be read ({why}), so nobody can tell what it is, and it is left alone; "
+            "check its permissions and its disk"
         )
     return (
         f"{printable(path)} is {inspection.kind_at(path)} that lwm-edge did not make, so it is left alone; "

@@ -71,9 +71,10 @@ def started_process(
 def send_line(process: subprocess.Popen[bytes], text: str = "") -> None:
     """Sends a line to a process; an empty one may be what it waits for."""
     assert process.stdin is not None
+    left = memoryview(text.encode() + b"\n")
     with suppress(BrokenPipeError):  # the process has already ended; its exit status will say so
-        process.stdin.write(text.encode() + b"\n")
-        process.stdin.flush()
+        while left:  # not through the buffer, as closing it would raise the error again
+            left = left[os.write(process.stdin.fileno(), left) :]
 
 
 def replies_from(process: subprocess.Popen[bytes], kind: type[Reply]) -> Iterator[Reply]:

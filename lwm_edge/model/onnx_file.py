@@ -6,7 +6,6 @@ unknown objects are in its metadata (https://onnx.ai/onnx/repo-docs/IR.html, met
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Sequence
 from os import PathLike
@@ -132,11 +131,14 @@ class OnnxFile:
         """
         if self.path is None:
             raise ConfigError("this classifier was made from bytes; make another one from the new content")
-        self.__dict__ = {**vars(self), **vars(type(self)(self.path))}  # in one step, for other threads
+        loaded = type(self)(self.path)
+        self.__dict__ = {**vars(self), **vars(loaded)}  # in one step, for other threads
 
     def as_loaded(self) -> Self:
-        """Returns a copy that stays as it is now, whatever another thread reloads."""
-        return copy.copy(self)
+        """Returns an object that shares the attributes of this one until another thread reloads this one."""
+        same = object.__new__(type(self))
+        same.__dict__ = self.__dict__
+        return same
 
     def run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Runs the model on prepared images as `outputs` does, but returns only logits and probabilities."""
@@ -154,7 +156,7 @@ class OnnxFile:
             ConfigError: The images have another shape or type.
             ExportError: ONNX Runtime cannot run the file, or the shape or type of an output is wrong.
         """
-        file = self.as_loaded()
+        file, images = self.as_loaded(), np.asarray(images)
         file._require_prepared(images)
         if not file.static_batch or len(images) == file.static_batch:
             return file._run(images)
@@ -165,11 +167,10 @@ class OnnxFile:
 
     def _require_prepared(self, images: Pixels) -> None:
         size = self.preprocessing.image_size
-        found = getattr(images, "shape", (None,)), getattr(images, "dtype", type(images).__name__)
-        if found != ((len(images), size, size, 3), np.uint8):
+        if images.ndim != 4 or images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
             raise ConfigError(
                 f"images must be RGB images [B, {size}, {size}, 3] of uint8, not "
-                f"{list(found[0])} of {found[1]}; convert them, or call classify instead"
+                f"{list(images.shape)} of {images.dtype}; convert them, or call classify instead"
             )
 
     def head_inputs_and_unknown(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

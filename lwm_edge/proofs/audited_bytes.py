@@ -14,7 +14,15 @@ from safetensors import safe_open
 from .. import inspection
 from ..home.generation import missing_or_changed, permits_undo, previous_model
 from ..home.home import Generation, Home
-from ..home.ownership import CURRENT, GENERATION_FILES, GENERATIONS, LOCK, is_checkpoint, is_leftover
+from ..home.ownership import (
+    CURRENT,
+    GENERATION_FILES,
+    GENERATIONS,
+    LOCK,
+    is_checkpoint,
+    is_leftover,
+    why_unreadable,
+)
 from ..home.trust import trust_problems
 from ..model import manifest as manifests
 from ..model.bundle import Bundle
@@ -86,6 +94,8 @@ def _unexplained(path: Path, home: Home) -> str:
             "unless a change is running now, an interrupted change left it behind, and the next change will "
             "remove it"
         )
+    elif why := why_unreadable(path):
+        hint = f"it cannot be read ({why}), so nobody can tell what it is; check its permissions and its disk"
     else:
         hint = "it does not belong to this home, so lwm-edge leaves it alone; move it out"
     what = "a folder" if _is_folder(path) else counted(path.lstat().st_size, "byte", "bytes")

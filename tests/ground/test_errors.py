@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -102,6 +103,21 @@ def test_the_callers_function_may_be_given_by_position() -> None:
         works("x", raises)
     with pytest.raises(TypeError, match="on_progress"):
         works("x")  # type: ignore[call-arg]
+
+
+def test_an_encoding_that_is_not_that_of_paths_is_the_callers_affair() -> None:
+    def tells(on_report: Callable[[str], None], error: Exception) -> None:
+        on_report("x")
+        raise error
+
+    def raises(report: str) -> None:
+        raise OSError(errno.EIO, "the app's")
+
+    with pytest.raises(OSError, match="the app's"):
+        explains_os_failures(tells)(raises, ValueError())
+    not_a_path = UnicodeEncodeError("koi8-r", "\xe9", 0, 1, "no such character")
+    with pytest.raises(UnicodeEncodeError):
+        explains_os_failures(tells)(lambda report: None, not_a_path)
 
 
 def test_a_path_with_a_nul_character_is_the_callers_mistake() -> None:

@@ -314,6 +314,8 @@ def test_what_cannot_be_read_is_not_called_foreign(
     monkeypatch.setattr(inspection, "read_regular", refusing_to_read(home.path / name))
     (told,) = home.describe_foreign()
     assert f"{name} cannot be read (Permission denied)" in told and "move it" not in told
+    problems = [problem for problem in audit(home).problems if name in problem]
+    assert problems and not any("move it" in problem for problem in problems)
 
 
 def test_many_foreign_folders_are_counted(home: Home) -> None:

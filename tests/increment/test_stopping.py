@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -94,6 +95,20 @@ def test_a_callback_that_raises_just_before_the_commit_leaves_the_home_as_it_was
     with home.lock():  # clears what the worker staged
         pass
     assert state_of(home.path) == before
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_just_before_the_commit_is_said_to_be_killed(
+    home: Home, make_photos: PhotoMaker
+) -> None:
+    def kill(progress: Progress) -> None:
+        if progress.phase == "commit":
+            for child in psutil.Process().children():
+                child.kill()
+            time.sleep(0.3)  # until the pipe to it is broken
+
+    with pytest.raises(ResourceError, match="the worker process was killed, most likely because memory ran"):
+        add_classes(home, make_photos("Bag"), QUICK.model_copy(update={"recipe": "lda"}), on_progress=kill)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from PIL import Image
 from lwm_edge import Classifier, evaluate, info, open_home, predict, prepare_photo, remove_class, rename_class
 from lwm_edge.errors import ConfigError, ExportError, HomeError
 from lwm_edge.home.home import Home
+from lwm_edge.model.onnx_file import Outputs
 from lwm_edge.photos.opening import KNOWN_FORMATS
 from lwm_edge.records import Progress
 from tests.support.folders import DEMO_DATA
@@ -110,6 +111,23 @@ def test_a_call_ends_with_the_model_that_it_began_with(home: Home) -> None:
     assert [p.class_names[0] for p in classifier.classify(photos)] == ["Mantel", "Mantel"]
 
 
+def test_what_a_subclass_or_another_thread_sets_is_kept(home: Home) -> None:
+    class Counting(Classifier):
+        calls = 0
+
+        def outputs(self, images: Any) -> Outputs:
+            self.calls += 1
+            return super().outputs(images)
+
+    classifier = Counting(home.onnx)
+    classifier.classify(PHOTO)
+    assert classifier.calls == 1
+    classifier.reload()
+    assert classifier.calls == 1
+    images = [np.zeros((28, 28, 3), np.uint8)]
+    assert classifier.outputs(images).logits.shape == (1, len(classifier.class_names))  # a list will do
+
+
 def test_a_relative_path_leads_to_the_same_file_from_any_folder(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,8 +145,9 @@ def test_a_relative_path_leads_to_the_same_file_from_any_folder(
     ("shape", "dtype"), [((2, 32, 32, 3), np.float32), ((32, 32, 3), np.uint8), ((1, 3, 32, 32), np.uint8)]
 )
 def test_images_of_another_shape_or_type_are_the_callers_mistake(home: Home, shape: Any, dtype: Any) -> None:
-    with pytest.raises(ConfigError, match=r"must be RGB images \[B, \d+, \d+, 3\] of uint8, not \["):
-        Classifier(home.onnx).outputs(np.zeros(shape, dtype))
+    for images in (np.zeros(shape, dtype), None, 3):
+        with pytest.raises(ConfigError, match=r"must be RGB images \[B, \d+, \d+, 3\] of uint8, not \["):
+            Classifier(home.onnx).outputs(images)  # type: ignore[arg-type]
 
 
 def test_a_path_with_a_nul_character_is_refused(home: Home) -> None:
