@@ -19,6 +19,7 @@ from .errors import HomeError, os_failure
 
 CURRENT, GENERATIONS = "current", "generations"
 """Names of a home's link to its current model, and of the folder that the link leads into."""
+_CANNOT_BE_READ = (errno.EACCES, errno.EPERM, errno.EIO)  # the disk or the system refuses the file
 
 
 @contextmanager
@@ -75,6 +76,22 @@ def read_regular(path: Path, most: int = -1) -> bytes:
     """
     with open_regular(path) as file:
         return file.read(most)
+
+
+def read_or_why_not(path: Path, most: int = -1) -> bytes | str:
+    """Reads a regular file as `read_regular` does; returns why not if the disk or the system refuses."""
+    try:
+        return read_regular(path, most)
+    except OSError as error:
+        if refused := refusal(error):
+            return str(refused.strerror)
+        raise
+
+
+def refusal(error: OSError | HomeError) -> OSError | None:
+    """Returns the disk's or the system's refusal to give out a file; None if an error has another cause."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return cause if isinstance(cause, OSError) and cause.errno in _CANNOT_BE_READ else None
 
 
 def is_regular_file(path: Path) -> bool:

@@ -6,7 +6,6 @@ if there is nothing to return to, a copy of the current bundle.
 
 from __future__ import annotations
 
-import errno
 import json
 import time
 from collections.abc import Callable
@@ -33,7 +32,6 @@ from ..records import Report
 from .home import Generation, Home
 from .reports import FootprintReport, MemoryReport
 
-_CANNOT_BE_READ = (errno.EACCES, errno.EPERM, errno.EIO)  # the disk or the system refuses the file
 _RECEIPT_FIXED_BYTES, _RECEIPT_BYTES_PER_CLASS = 32 * 1024, 512
 
 
@@ -191,16 +189,10 @@ def missing_or_changed(generation: Generation, bundle: Bundle) -> dict[str, str]
             if not is_right(path):
                 wrong[path.name] = why
         except (OSError, HomeError) as error:
-            if not (refused := refusal(error)):
+            if not (refused := inspection.refusal(error)):
                 raise
             wrong[path.name] = f"cannot be read ({refused.strerror})"
     return wrong
-
-
-def refusal(error: OSError | HomeError) -> OSError | None:
-    """Returns the disk's or the system's refusal to give out a file; None if an error has another cause."""
-    cause = error if isinstance(error, OSError) else error.__cause__
-    return cause if isinstance(cause, OSError) and cause.errno in _CANNOT_BE_READ else None
 
 
 def permits_undo(manifest: Manifest) -> bool:

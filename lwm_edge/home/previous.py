@@ -5,10 +5,11 @@ from __future__ import annotations
 from ..advice import home_option
 from ..custody.chain import make_deed
 from ..errors import BundleError, ConfigError, HomeError
+from ..inspection import refusal
 from ..model.bundle import Bundle
 from ..records import AnyPath, ProgressCallback, ignore_progress
 from .changes import Edited, change_model
-from .generation import permits_undo, previous_model, refusal
+from .generation import permits_undo, previous_model
 from .home import Generation, Home
 from .reports import ChangeReport
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 from .. import inspection
 from ..errors import ExportError
-from ..home.generation import refusal
 from ..home.home import Generation, Home, open_home
 from ..model.bundle import Bundle, open_bundle
 from ..model.ledger import LedgerEntry
@@ -87,16 +86,13 @@ def _onnx_growth(bundle: Bundle, generation: Generation) -> OnnxGrowth | None:
     if manifest.shipped_classes < first.classes:  # a shipped class was removed, and its name is not kept
         return report
     features = bundle.arrays("head.weight")["head.weight"].shape[1]
+    content = inspection.read_or_why_not(generation.onnx)
+    if isinstance(content, str):
+        return None  # `missing_or_changed` reports that it cannot be read
     try:
-        parts = expected_growth(
-            manifest.vendor_names, names, features, inspection.read_regular(generation.onnx)
-        )
+        parts = expected_growth(manifest.vendor_names, names, features, content)
     except ExportError:
         return report.model_copy(update={"explained": False})
-    except OSError as error:
-        if refusal(error):
-            return None  # `missing_or_changed` reports that it cannot be read
-        raise
     return report.model_copy(
         update={
             "head_bytes": parts.head,

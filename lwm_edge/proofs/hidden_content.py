@@ -25,7 +25,7 @@ from safetensors import safe_open
 from .. import inspection
 from ..custody.chain import custody_problems
 from ..errors import ExportError
-from ..home.generation import padded_receipt, refusal
+from ..home.generation import padded_receipt
 from ..home.ownership import CHECKPOINT_HEADER, checkpoint_header
 from ..home.reports import ChangeReport, RepairReport
 from ..increment.reports import IncrementReport
@@ -159,12 +159,9 @@ def _header_tensor_problems(path: Path, manifest: Manifest) -> Iterator[str]:
 
 def receipt_problems(path: Path, manifest: Manifest) -> list[str]:
     """Checks that a receipt belongs to this ledger, and holds a receipt's fields and nothing else."""
-    try:
-        content = inspection.read_regular(path)
-    except OSError as error:
-        if refusal(error):
-            return []  # `missing_or_changed` reports that it cannot be read
-        raise
+    content = inspection.read_or_why_not(path)
+    if isinstance(content, str):
+        return []  # `missing_or_changed` reports that it cannot be read
     text = content.rstrip(b" \n")
     try:
         receipt: Any = plain_json(text, indent=2)

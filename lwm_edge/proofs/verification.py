@@ -9,7 +9,7 @@ from .. import inspection
 from ..custody.chain import custody_problems
 from ..custody.keys import read_public_key
 from ..errors import BundleError, TrustError
-from ..home.generation import is_onnx_of, refusal
+from ..home.generation import is_onnx_of
 from ..home.home import Generation, Home, home_or_bundle
 from ..home.trust import trusted_key
 from ..model.bundle import Bundle, open_bundle
@@ -136,12 +136,9 @@ def _onnx_problems(generation: Generation, bundle: Bundle) -> list[str]:
     """Compares classifier.onnx, which apps load and nobody signs, with the file made from the bundle."""
     if not generation.onnx.is_file():
         return [f"{generation.onnx.name} is missing"]
-    try:
-        content = inspection.read_regular(generation.onnx)
-    except OSError as error:
-        if refused := refusal(error):
-            return [f"{generation.onnx.name} cannot be read ({refused.strerror})"]
-        raise
+    content = inspection.read_or_why_not(generation.onnx)
+    if isinstance(content, str):
+        return [f"{generation.onnx.name} cannot be read ({content})"]
     same = is_onnx_of(bundle)(content)
     return [] if same else [f"{generation.onnx.name} does not match the bundle: it was altered"]
 
