@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from ._disk import lock, open_folder, unlock
 from .durability import changing, sync_folder
 from .errors import BusyError, HomeError
 from .inspection import explained, kind_at
+
+_SECONDS_BETWEEN_TRIES = 0.25
 
 
 @contextmanager
@@ -36,16 +39,19 @@ def folder_lock(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive_lock(path: Path, *, wait: bool = False, busy: str | None = None) -> Iterator[int]:
+def exclusive_lock(
+    path: Path, *, on_wait: Callable[[], None] | None = None, busy: str | None = None
+) -> Iterator[int]:
     """Holds a file lock until the block ends; yields its descriptor, so that child processes can hold it too.
 
     Args:
         path: Path of the lock file.
-        wait: Whether to wait until another process releases the lock, however long that takes.
+        on_wait: Function that is called several times a second until the lock's holder releases it, however
+            long that takes; any exception that it raises ends the call. None means not to wait.
         busy: Message of the BusyError; by default, it names the lock's folder and advises waiting.
 
     Raises:
-        BusyError: Another process holds the lock, and `wait` is not set.
+        BusyError: The lock is held already, and `on_wait` is None.
         HomeError: The path leads to something other than a file, or the operating system refused.
     """
     with changing("lock", path):
@@ -57,14 +63,14 @@ def exclusive_lock(path: Path, *, wait: bool = False, busy: str | None = None) -
         with explained("lock", path):
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise HomeError(f"cannot lock {path}: it is {kind_at(path)}, not a file; move it elsewhere")
-            try:
-                lock(descriptor, wait=wait)
-            except BlockingIOError:
+        while not _is_locked_now(descriptor, path):
+            if on_wait is None:
                 raise BusyError(
                     busy
-                    or f"{path.parent} is being changed by another process; try again when it is done, "
-                    "or pass --wait"
-                ) from None
+                    or f"{path.parent} is being changed already; try again when that is done, or pass --wait"
+                )
+            on_wait()
+            time.sleep(_SECONDS_BETWEEN_TRIES)
         holder = os.getpid()
         try:
             yield descriptor
@@ -74,3 +80,13 @@ def exclusive_lock(path: Path, *, wait: bool = False, busy: str | None = None) -
                     unlock(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_locked_now(descriptor: int, path: Path) -> bool:
+    """Tries to take a lock; returns False if somebody else holds it."""
+    with explained("lock", path):
+        try:
+            lock(descriptor, wait=False)
+        except BlockingIOError:
+            return False
+    return True

@@ -248,8 +248,8 @@ class Progress(Report):
 
     Attributes:
         phase: Name of the phase: `photos`, `check`, `plan`, `features`, `train`, `head`, `evaluate`,
-            `stage`, `commit`, `export` or `page`; `wait` while an inbox is watched, and `simulate` for whole
-            increments.
+            `stage`, `commit`, `export` or `page`; `busy` until another change of the home is done, `wait`
+            while an inbox is watched, and `simulate` for whole increments.
         done: Number of steps done in the phase.
         total: Number of steps in the phase.
         loss: Loss of the latest optimiser update, while training.

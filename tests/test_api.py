@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import lwm_edge
+from lwm_edge.demo import BASE_BUNDLE, DEMO_DATA
 from lwm_edge.errors import ConfigError, LwmEdgeError
 from lwm_edge.home.home import Home
+from lwm_edge.records import Progress
+from tests.support.folders import state_of
 
 PUBLIC = [name for name in lwm_edge.__all__ if name != "__version__"]
+
+
+def _parameters(name: str) -> set[str]:
+    public = getattr(lwm_edge, name)
+    return set(inspect.signature(public).parameters) if inspect.isfunction(public) else set()
 
 
 def _declared() -> dict[str, str]:
@@ -51,6 +61,37 @@ def test_functions_that_change_a_home_document_their_errors() -> None:
         raises = getattr(lwm_edge, name).__doc__.partition("Raises:")[2]
         needed = ("BundleError", "HomeError", "ExportError", "ParityError", "ResourceError", "BusyError")
         assert "LwmEdgeError: " in raises or all(error in raises for error in needed), name
+
+
+_PHOTOS = DEMO_DATA / "train" / "2"
+_CHANGES: dict[str, dict[str, Any]] = {
+    "add_classes": {"photos": _PHOTOS},
+    "add_classes_with_page": {"photos": _PHOTOS, "page": "increment.html"},
+    "add_photos": {"photos": _PHOTOS},
+    "calibrate": {"photos": DEMO_DATA / "test" / "base"},
+    "init_home": {"base": BASE_BUNDLE, "replace": True},
+    "plan_increment": {"photos": _PHOTOS},
+    "remove_class": {"class_name": "Coat", "shipped": True},
+    "rename_class": {"class_name": "Coat", "new_name": "Jacket", "shipped": True},
+    "repair_home": {},
+    "undo": {},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if "wait" in _parameters(name)])
+def test_whoever_waits_for_another_change_may_stop_waiting(
+    name: str, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = state_of(home.path)
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "busy":
+            raise LookupError("the owner has had enough")
+
+    with home.lock(), pytest.raises(LookupError, match="enough"):
+        getattr(lwm_edge, name)(home=home.path, **_CHANGES[name], wait=True, on_progress=stop)
+    assert state_of(home.path) == before
 
 
 def test_functions_are_not_hidden_by_modules_of_the_same_name() -> None:

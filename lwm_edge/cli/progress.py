@@ -22,6 +22,7 @@ _PHASES = {
     "commit": "Saving and checking the new model",
     "export": "Making and checking the ONNX file",
     "page": "Making the page",
+    "busy": "Waiting until another change of the home is done",
     "wait": "Waiting for the photos to stay unchanged",
     "simulate": "Simulating increments",
 }
@@ -142,7 +143,7 @@ def _begins_with_a_line(progress: Progress, brief: bool) -> bool:
     """Returns whether to announce a new phase with a line at once."""
     if progress.loss is not None or progress.phase == "simulate":  # these print lines of their own
         return False
-    return not brief or (progress.expected_seconds or 0.0) >= _WORTH_A_LINE
+    return not brief or progress.phase == "busy" or (progress.expected_seconds or 0.0) >= _WORTH_A_LINE
 
 
 def _phase_and_count(progress: Progress) -> str:

@@ -77,7 +77,8 @@ def init_home(
         arrays = bundle.arrays()
         candidate = _prepare(arrays, bundle.manifest, bundle, use, None, started=started, onnx_bytes_before=0)
     made_here = not os.path.lexists(home)
-    with _folder_made(home, made_here), opened.lock(wait=wait), _no_half_made_home(opened, made_here):
+    locked = opened.lock(wait=wait, on_progress=on_progress)
+    with _folder_made(home, made_here), locked, _no_half_made_home(opened, made_here):
         _check_init(home, bundle, replace)  # another process may have been faster
         key = key_to_trust(opened, trust)
         require_signed_base(base, candidate.manifest, key)  # the base may have been replaced in the meantime
@@ -197,7 +198,7 @@ def change_model(
     """
     started = time.monotonic()
     home = open_home(home)
-    with home.lock(wait=wait), MemoryUse.measured() as use:
+    with home.lock(wait=wait, on_progress=on_progress), MemoryUse.measured() as use:
         generation = home.current()
         parent = open_bundle(generation.bundle)
         require_trusted_model(home, parent.manifest)

@@ -28,7 +28,7 @@ from .._disk import missing_features
 from ..advice import home_option
 from ..errors import HomeError, LwmEdgeError, explains_os_failures
 from ..model.bundle import Bundle, open_bundle
-from ..records import AnyPath, absolute
+from ..records import AnyPath, Progress, ProgressCallback, absolute, ignore_progress
 from . import ownership
 from .ownership import (
     BUNDLE,
@@ -181,11 +181,13 @@ class Home:
         return self.path / TRUST
 
     @contextmanager
-    def lock(self, *, wait: bool = False) -> Iterator[int]:
+    def lock(self, *, wait: bool = False, on_progress: ProgressCallback = ignore_progress) -> Iterator[int]:
         """Makes this process the only writer, and removes what interrupted writers left, except a checkpoint.
 
         Args:
             wait: Whether to wait for another writer to finish.
+            on_progress: Function that is called several times a second while this waits; any exception that
+                it raises ends the call.
 
         Yields:
             The lock's file descriptor: a child process that inherits it holds the lock too.
@@ -195,7 +197,7 @@ class Home:
             HomeError: The home cannot be written to, or its generations are in another folder.
         """
         ownership.require_generations_inside(self.path)
-        with locks.exclusive_lock(self.path / LOCK, wait=wait) as descriptor:
+        with self.lock_as_it_is(wait=wait, on_progress=on_progress) as descriptor:
             self._remove_stale()
             try:
                 yield descriptor
@@ -203,6 +205,16 @@ class Home:
                 with suppress(LwmEdgeError):
                     self._remove_stale()
                 raise
+
+    @contextmanager
+    def lock_as_it_is(
+        self, *, wait: bool = False, on_progress: ProgressCallback = ignore_progress
+    ) -> Iterator[int]:
+        """Does what `lock` does, but removes nothing."""
+        busy = Progress(phase="busy", done=0, total=1)
+        on_wait = (lambda: on_progress(busy)) if wait else None
+        with locks.exclusive_lock(self.path / LOCK, on_wait=on_wait) as descriptor:
+            yield descriptor
 
     def commit(self, write: Callable[[Generation], None], *, same_model: bool = False) -> tuple[str, ...]:
         """Replaces the current generation in one atomic step; the caller must hold `lock`.

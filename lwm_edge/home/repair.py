@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from .. import inspection, locks, storage
+from .. import inspection, storage
 from ..advice import home_option
 from ..errors import BundleError, HomeError, os_failure
 from ..model.bundle import Bundle, open_bundle
@@ -15,7 +15,7 @@ from . import ownership
 from .export import verified_onnx
 from .generation import missing_or_changed, receipt_text, write_beside_bundle
 from .home import Generation, Home
-from .ownership import BUNDLE, CURRENT, GENERATIONS, LOCK, PREVIOUS, RECEIPT
+from .ownership import BUNDLE, CURRENT, GENERATIONS, PREVIOUS, RECEIPT
 from .reports import RepairReport
 
 _LOST = "the model before the latest change is lost, so there is nothing to undo"
@@ -51,7 +51,9 @@ def repair_home(
     ownership.require_generations_inside(home.path)
     if not _linked_generation(home) or not ownership.is_home(home.path):
         _only_model(home)  # raises before a lock is made in a folder that is not a home
-    with locks.exclusive_lock(home.path / LOCK, wait=wait):  # Home.lock would remove files that may be needed
+    with home.lock_as_it_is(
+        wait=wait, on_progress=on_progress
+    ):  # `lock` would remove files that may be needed
         generation = _linked_generation(home)
         repaired = [] if generation else [f"{CURRENT} pointed at no model"]
         generation = generation or _only_model(home)

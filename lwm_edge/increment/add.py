@@ -145,7 +145,7 @@ def _learn(
     started = time.monotonic() if started is None else started
     home, photos = open_home(home), Path(photos)
     config = config or IncrementConfig()
-    with home.lock(wait=wait) as lock:
+    with home.lock(wait=wait, on_progress=on_progress) as lock:
         if not more:
             config = resumed_settings(home, config)
         if not isolate:
@@ -205,7 +205,7 @@ def plan_increment(
     started = time.monotonic() if started is None else started
     home, photos, config = open_home(home), Path(photos), config or IncrementConfig()
     more = MorePhotos(solve_head) if more_photos else None
-    with home.lock(wait=wait) as lock:
+    with home.lock(wait=wait, on_progress=on_progress) as lock:
         if not more:
             config = resumed_settings(home, config)
         if not isolate:

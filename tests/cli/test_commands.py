@@ -384,11 +384,14 @@ def test_the_second_writer_is_busy_or_waits(run: Any, home: Home) -> None:
     with home.lock():
         busy = run("repair", "--home", home.path)
         command = [sys.executable, "-m", "lwm_edge", "remove-class", "Coat", "--shipped", "--wait"]
-        waiting = subprocess.Popen([*command, "--home", home.path], stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        waiting = subprocess.Popen([*command, "--home", home.path], stdout=pipe, stderr=pipe, text=True)
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(4)
     assert busy.code == 75 and "or pass --wait" in busy.err
-    assert "Removed Coat" in waiting.communicate()[0] and waiting.returncode == 0
+    out, err = waiting.communicate()
+    assert "Removed Coat" in out and waiting.returncode == 0
+    assert err.startswith("Waiting until another change of the home is done ...\n")
 
 
 def test_the_package_runs_with_python_m() -> None:

@@ -399,8 +399,8 @@ def test_a_lock_keeps_others_out_until_its_holder_dies(tmp_path):
         finally:
             holder.kill()  # so it cannot clean up
     assert (
-        caught.value.message == f"{tmp_path} is being changed by another process; try again when it is done, "
-        "or pass --wait"
+        caught.value.message
+        == f"{tmp_path} is being changed already; try again when that is done, or pass --wait"
     )
     assert caught.value.exit_code == 75
     with locks.exclusive_lock(tmp_path / "lock"):
@@ -415,7 +415,7 @@ def test_a_second_process_is_refused_while_this_one_holds_the_lock(tmp_path):
 
 
 def test_a_second_process_may_wait(tmp_path):
-    code = LOCK_HOLDER.replace("Path(sys.argv[1])", "Path(sys.argv[1]), wait=True").replace("60", "0")
+    code = LOCK_HOLDER.replace("Path(sys.argv[1])", "Path(sys.argv[1]), on_wait=int").replace("60", "0")
     with locks.exclusive_lock(tmp_path / "lock"):
         command = [sys.executable, "-c", code, str(tmp_path / "lock")]
         second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
