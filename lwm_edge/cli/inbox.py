@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -72,34 +73,28 @@ def inbox_command(
     )
     opened = open_chosen_home(home)
     lower_priority()
+    how: dict[str, Any] = {"taught": taught, "delete": delete, "quiet_seconds": quiet_for}
     if once:
-        report = with_progress(
-            lambda on: teach_inbox(
-                opened, folder, chosen, taught=taught, delete=delete, quiet_seconds=quiet_for, on_progress=on
-            )
-        )
+        report = with_progress(lambda on: teach_inbox(opened, folder, chosen, on_progress=on, **how))
         show(report, as_json, _print, is_done=True)
-        return
+    else:
+        tell = _teller(folder, as_json)
+        watch_inbox(opened, folder, chosen, on_report=tell, on_progress=_lines_about_work(), **how)
+
+
+def _teller(folder: Path, as_json: bool) -> Callable[[InboxReport], None]:
+    """Makes a function that shows a report; the first report means that the settings were accepted."""
     is_watched = False
 
     def tell(report: InboxReport) -> None:
-        """Shows a report; the first one means that the settings were accepted."""
+        """Shows a report."""
         nonlocal is_watched
         if not is_watched:
             terminal.note(f"Watching {printable(folder)}; press Ctrl-C to end")
         is_watched = True
         show(report, as_json, _print, is_done=True)
 
-    watch_inbox(
-        opened,
-        folder,
-        chosen,
-        on_report=tell,
-        taught=taught,
-        delete=delete,
-        quiet_seconds=quiet_for,
-        on_progress=_lines_about_work(),
-    )
+    return tell
 
 
 def _lines_about_work() -> ProgressCallback:
