@@ -288,14 +288,22 @@ def temporary_folder(prefix: str = "lwm-edge-", *, inside: Path | None = None) -
         inside: Folder to make it in; by default, the system's folder for temporary files.
 
     Raises:
-        ResourceError: The folder cannot be made.
+        ResourceError: The folder cannot be made, or its disk is too small for what is written into it; then
+            the error names TMPDIR too.
     """
     try:
         folder = tempfile.TemporaryDirectory(prefix=prefix, dir=inside)
     except OSError as error:
         raise temporary_failure(error.filename or "any folder", error.strerror) from error
     with folder as name:
-        yield Path(name)
+        try:
+            yield Path(name)
+        except ResourceError as error:
+            if name not in error.message or "TMPDIR" in error.message:
+                raise
+            raise ResourceError(
+                f"{error.message}, or set TMPDIR to a folder on another disk", error.problems
+            ) from error
 
 
 def temporary_failure(folder: Path | str, why: str | None) -> ResourceError:

@@ -22,6 +22,7 @@ from .inbox_reports import InboxReport
 from .inbox_teaching import Teaching
 from .inbox_watcher import Watcher
 
+_LONGEST_QUIET_TIME = 366 * 24 * 3600  # in seconds
 _LOOKS_PER_QUIET_TIME = 4  # number of times that the inbox is looked at during `quiet_seconds`
 _SECONDS_BETWEEN_REPORTS = 0.5
 
@@ -156,7 +157,7 @@ def _watcher(
             "say what to do with photos that the model has learnt from: pass --taught with a folder, or "
             "--delete"
         )
-    if not 0 <= quiet_seconds < float("inf"):
+    if not 0 <= quiet_seconds <= _LONGEST_QUIET_TIME:
         raise ConfigError(
             f"photos cannot stay unchanged for {quiet_seconds} s; give a number of seconds, such as 60"
         )

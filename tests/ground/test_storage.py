@@ -562,3 +562,12 @@ def test_a_temporary_folder_that_cannot_be_made_is_explained(
         storage.temporary_folder(),
     ):
         pass
+
+
+def test_a_full_disk_of_temporary_files_is_told_apart_from_others(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError) as here, storage.temporary_folder(inside=tmp_path) as folder:
+        raise ResourceError(f"cannot write {folder / 'copy'}: the disk is full; free some space")
+    assert here.value.message.endswith("free some space, or set TMPDIR to a folder on another disk")
+    with pytest.raises(ResourceError) as elsewhere, storage.temporary_folder():
+        raise ResourceError("cannot write /home/model.lwm: the disk is full; free some space")
+    assert elsewhere.value.message.endswith("free some space")

@@ -485,6 +485,14 @@ def test_two_inboxes_can_put_away_photos_of_the_same_name_at_the_same_time(
     assert len(photos_in(taught / "Bag")) == 8 and photos_in(tmp_path / "first") == []
 
 
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 10**400])
+def test_a_quiet_time_that_never_ends_is_refused(
+    home: Home, inbox: Path, taught: Path, seconds: float
+) -> None:
+    with pytest.raises(ConfigError, match="cannot stay unchanged"):
+        teach_inbox(home, inbox, taught=taught, quiet_seconds=seconds)
+
+
 @pytest.mark.extended
 def test_two_inboxes_on_one_home_take_turns(home: Home, tmp_path: Path) -> None:
     """Both have a class of the same name: one teaches the class, and the other adds photos to it."""
