@@ -39,6 +39,20 @@ def _run(script: str, *arguments: object) -> str:
 
 
 @pytest.mark.extended
+def test_patches_add_to_what_a_head_reads(data: Path, tmp_path: Path) -> None:
+    protocol = ["--epochs", 1, "--base-epochs", 1, "--new-photos", 10, "--method", "nearest-mean"]
+    _run("protocol.py", data, tmp_path / "runs.json", *SMALL, *protocol)
+    base = tmp_path / "runs" / "1993" / "base.lwm"
+    options = ["--seed", 1993, "--name", "small", "--step-classes", 2, "--count", 5]
+    printed = _run("patches.py", base, data, tmp_path / "patches.json", *options)
+    (run,) = json.loads((tmp_path / "patches.json").read_text())["runs"]
+    assert (
+        all(len(run[kind]) == 3 for kind in ("network", "patches", "both")) and "| small | 1993 |" in printed
+    )
+    assert run["values"]["both"] == run["values"]["network"] + 40
+
+
+@pytest.mark.extended
 def test_the_protocol_runs_resumes_and_prints_its_table(data: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     options = [*SMALL, "--epochs", 1, "--base-epochs", 1, "--new-photos", 10, "--grid", 0]

@@ -52,6 +52,7 @@ TOO_LONG = {  # commands of which only the options are parsed, and why
     "inbox_crash.py": "fifteen minutes; .ci/extended runs forty kills",
     "overfitted.py": "minutes, on data that is not here",
     "doctor.py": "minutes, on data that is not here",
+    "patches.py": "minutes, on data that is not here; .ci/extended runs a small one",
     "coverage.py": "a minute for each row, on data that is not here",
     "make_demo_data.py": "its data come from a Debian package",
     "few_photos.py": "minutes, on data that is not here",
