@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..advice import home_option, quoted
-from ..errors import GateError, LwmEdgeError, shortened
+from ..errors import ConfigError, GateError, LwmEdgeError, shortened
 from ..home.home import Home
+from ..home.interrupted import interrupted_increment
 from ..model.manifest import Manifest
 from ..photos.class_names import class_name_of, fold_class_name
 from ..photos.listing import LISTED
@@ -35,6 +36,14 @@ def in_owners_words(error: LwmEdgeError, path: Path, folder: InboxFolder, home: 
             "photos away",
             error.problems,
         )
+    if isinstance(error, ConfigError):
+        left_off = interrupted_increment(home, manifest_of(home).model_digest)
+        if left_off:
+            file = printable(Path(reason_file(path).name))
+            return ConfigError(
+                "an inbox teaches nothing while an interrupted increment waits; to continue that increment, "
+                f"run: {left_off.resume}; then remove {file}"
+            )
     lines = [error.message, *error.problems]
     for inside in (folder.batch / path.name, folder.batch):
         lines = [line.replace(str(inside), printable(path)) for line in lines]

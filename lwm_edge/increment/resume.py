@@ -113,21 +113,12 @@ class SavedTraining:
             self.forget()  # there is none, it cannot be read, or the model has changed since
             return None
         if header.job != self._job:
-            raise ConfigError(
-                f"an increment with other photos or settings was interrupted at step {header.step}: give the "
-                "original ones to continue it, or pass --fresh to start over with the new ones",
-                self._differences(header),
-            )
+            raise _other_settings(header.step, self._differences(header))
         return header.plan
 
     def _differences(self, header: CheckpointHeader) -> list[str]:
         """Says in which photos and settings this job differs from the one that was interrupted."""
-        then, now = _settings_in_digest(header.settings), _settings_in_digest(self._config)
-        found = [
-            f"{name} is {_shown(now[name])} now, and was {_shown(then[name])} before"
-            for name in now
-            if now[name] != then[name]
-        ]
+        found = _changes(header.settings, self._config)
         if header.photos_digest != _digest(self._photos):
             where = f", which were in {printable(header.photos)}" if header.photos else ""
             found.insert(0, f"the photos are not those of the interrupted increment{where}")
@@ -202,12 +193,18 @@ def resumed_settings(home: Home, config: IncrementConfig) -> IncrementConfig:
     Args:
         home: Model home, whose lock is held.
         config: Settings as they were given; with `fresh`, they stay as they are.
+
+    Raises:
+        ConfigError: The given settings do not fit those of the interrupted increment.
     """
     header = interrupted_increment(home, config)
     if header is None:
         return config
     not_given = IncrementConfig.model_fields.keys() - config.model_fields_set
-    return config.model_copy(update={name: getattr(header.settings, name) for name in not_given})
+    resumed = config.model_copy(update={name: getattr(header.settings, name) for name in not_given})
+    if resumed.misfit():  # such as `instant`, if the interrupted increment had a recipe that trains
+        raise _other_settings(header.step, _changes(header.settings, resumed))
+    return resumed
 
 
 def _encoded(header: CheckpointHeader) -> bytes:
@@ -222,6 +219,25 @@ def _encoded(header: CheckpointHeader) -> bytes:
 def _settings_in_digest(config: IncrementConfig) -> dict[str, Any]:
     """Returns the settings that must be the same if a job is to continue."""
     return config.model_dump(mode="json", exclude=_SETTINGS_NOT_IN_DIGEST)
+
+
+def _other_settings(step: int, differences: list[str]) -> ConfigError:
+    """Makes the error that refuses other photos or settings than those of an interrupted increment."""
+    return ConfigError(
+        f"an increment with other photos or settings was interrupted at step {step}: give the original ones "
+        "to continue it, or pass --fresh to start over with the new ones",
+        differences,
+    )
+
+
+def _changes(before: IncrementConfig, after: IncrementConfig) -> list[str]:
+    """Says which of the settings that affect what is learnt have changed."""
+    then, now = _settings_in_digest(before), _settings_in_digest(after)
+    return [
+        f"{name} is {_shown(now[name])} now, and was {_shown(then[name])} before"
+        for name in now
+        if now[name] != then[name]
+    ]
 
 
 def _shown(value: object) -> str:

@@ -246,14 +246,20 @@ class IncrementConfig(Settings):
         fields = IncrementConfig.model_fields
         return [name for name in _TRAINING_SETTINGS if getattr(self, name) != fields[name].default]
 
-    @model_validator(mode="after")
-    def _settings_fit_recipe(self) -> IncrementConfig:
+    def misfit(self) -> str | None:
+        """Says which setting does not fit the recipe; None if all do."""
         names = _AUTO_CHOICES if self.recipe == "auto" else (self.recipe,)
         for name in ("beta", "gamma", "head_learning_rate"):
             if getattr(self, name) and not any(getattr(RECIPES[recipe], name) for recipe in names):
-                raise ValueError(f"recipe {self.recipe} has no {name}; leave it out or choose another recipe")
+                return f"recipe {self.recipe} has no {name}; leave it out or choose another recipe"
         if self.instant and self.recipe != "auto" and RECIPES[self.recipe].trains:
-            raise ValueError(
+            return (
                 f"recipe {self.recipe} trains, so it is not instant; choose auto or lda, or pass --no-instant"
             )
+        return None
+
+    @model_validator(mode="after")
+    def _settings_fit_recipe(self) -> IncrementConfig:
+        if misfit := self.misfit():
+            raise ValueError(misfit)
         return self

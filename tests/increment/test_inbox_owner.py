@@ -15,12 +15,15 @@ import pytest
 
 from lwm_edge import _disk, add_classes, watch_inbox
 from lwm_edge.cli.commands import main
-from lwm_edge.errors import GateError
+from lwm_edge.errors import GateError, StoppedError
 from lwm_edge.home.home import Home
 from lwm_edge.increment import inbox_teaching
 from lwm_edge.increment.inbox_reports import InboxReport
+from lwm_edge.increment.learn import learn_classes
+from lwm_edge.records import Progress
 from tests.increment.test_inbox import arrive, counts, photos_in, reason_of, refusing, teach
-from tests.support.folders import state_of
+from tests.support.folders import DEMO_DATA, state_of
+from tests.support.samples import QUICK
 
 
 def refuse_colons(below: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +171,19 @@ def test_a_refusal_by_the_gate_says_what_an_owner_can_do(
     arrive(inbox, "A bag", "Bag", range(8, 16))
     teach(home, inbox, taught)
     assert "add-photos" in (advice := reason_of(inbox, "A bag")["reason"]) and "--solve-head" in advice
+
+
+def test_a_refusal_because_of_an_interrupted_increment_says_what_an_owner_can_do(
+    home: Home, inbox: Path, taught: Path
+) -> None:
+    seen: list[Progress] = []
+    with home.lock(), pytest.raises(StoppedError):
+        learn_classes(home, DEMO_DATA / "train/1", QUICK, seen.append, lambda: seen[-1].phase == "train")
+    arrive(inbox, "Bag", "Bag")
+    (left,) = teach(home, inbox, taught).waiting
+    assert left.reason == reason_of(inbox, "Bag")["reason"] and "--fresh" not in left.reason
+    command = re.search(r"run: lwm-edge (.*); then remove Bag\.waits\.json$", left.reason)
+    assert command and shlex.split(command[1])[:2] == ["add-classes", str(DEMO_DATA / "train/1")]
 
 
 def test_a_class_folder_with_the_longest_name_is_not_tried_for_ever(

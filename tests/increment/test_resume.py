@@ -109,6 +109,9 @@ def test_other_photos_or_settings_are_refused(home: Home, make_photos: PhotoMake
     next((photos / "Bag").iterdir()).unlink()
     with pytest.raises(ConfigError, match="other photos"):
         add_classes(home, photos, THREE_EPOCHS, isolate=False)
+    with pytest.raises(ConfigError, match=r"step 2.*--fresh") as refused:  # recipe lwm would not be instant
+        add_classes(home, photos, IncrementConfig(instant=True))
+    assert refused.value.problems == ("instant is True now, and was False before",)
     assert home.training.exists()
     fresh = THREE_EPOCHS.model_copy(update={"fresh": True})
     seen: list[Progress] = []
