@@ -33,7 +33,7 @@ def require_safe_changes(action: str, path: Path) -> None:
         raise HomeError(
             f"cannot {action} {path}: this system has no {', no '.join(missing)}, without which a model "
             "could be damaged; make and change models on Linux or macOS; here, you can only read them "
-            "(predict, evaluate, info, verify, and Classifier in Python)"
+            "(predict, evaluate, check, info, verify, audit, and Classifier in Python)"
         )
 
 

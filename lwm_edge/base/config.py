@@ -82,7 +82,7 @@ class BaseConfig(BundleConfig):
     the sorted order of the folders. To ship a trained classifier as it is, use `pack`.
     """
     pretrained_share: float | None = Field(default=None, ge=0, lt=1)
-    """Share that the weights from before training keep; by default, 0.5 with `weights` and 0 otherwise.
+    """Share of the weights from before training in those that ship; by default, 0.5 with `weights`, else 0.
 
     If it is above 0, each weight of the backbone becomes a mean of what it was before training and what it is
     after it, and the head is then trained alone for another fifth of the epochs. This keeps more of what

@@ -61,7 +61,8 @@ def _printer(page: Path | None) -> Callable[[CheckReport], None]:
     def print_report(report: CheckReport) -> None:
         """Prints what stands out, and what to do next."""
         photos = counted(sum(report.class_photos.values()), "photo", "photos")
-        title = f"{len(report.suspects)} of {photos} to look at, the worst first"
+        order = ", the worst first" if report.suspects else ""
+        title = f"{len(report.suspects)} of {photos} to look at{order}"
         rows = {
             printable(suspect.photo.relative_to(report.folder)): "; ".join(f.reason for f in suspect.faults)
             for suspect in report.suspects[:_LISTED]

@@ -71,7 +71,7 @@ def history(report: InfoReport) -> None:
 
 def _past(past: PastChange) -> str:
     did = _describe(past.change, past.class_names, past.more_classes, past.increment)
-    classes = "" if past.classes is None else f", {counted(past.classes, 'class', 'classes')} afterwards"
+    classes = "" if past.classes is None else f"; {counted(past.classes, 'class', 'classes')} afterwards"
     when = f"{past.time:%Y-%m-%d %H:%M} UTC: " if past.time else ""
     signed = f"signed by {past.signed_by[:16]}..." if past.signed_by else "not signed"
     return f"{when}{did}{classes}; {signed}"

@@ -104,7 +104,7 @@ def _next_steps(report: IncrementReport) -> list[str]:
 
 def _what_happened(report: IncrementReport) -> str:
     if report.training is None:
-        return "the network stayed as it was; only its last layer was computed anew"
+        return "the network stayed as it was; only its last layer was recomputed"
     epochs = counted(report.training.epochs, "pass", "passes")
     return f"the network was trained, in {epochs} over the photos"
 

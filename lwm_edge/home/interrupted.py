@@ -62,6 +62,6 @@ def describe_dropped(home: Home, model_digest: str) -> tuple[str, ...]:
         return ()
     return (
         f"the increment that was interrupted at step {left_off.step} belonged to the model before this "
-        "change, so its saved progress was dropped; to learn its classes from the start, run: "
-        f"{left_off.resume}",
+        "change, so its saved progress was dropped; to learn its classes from the start, run this with the "
+        f"options that it had: {left_off.resume}",
     )

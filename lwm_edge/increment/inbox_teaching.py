@@ -189,7 +189,8 @@ class Teaching:
         self.folder.put_back(note)
         if error is None and learnt is not None:  # photos that crash the process must not be tried for ever
             interrupted = ResourceError(
-                f"teaching was interrupted; after {len(PAUSES)} tries, photos wait for the owner"
+                f"teaching was interrupted; these photos are tried at most {len(PAUSES)} times, "
+                "and then wait for you"
             )
             self.write_reason(path, interrupted, tried=note.tried + 1, final=False)
         return learnt

@@ -142,10 +142,10 @@ def _exactly_removed(generation: Generation, model: Bundle, row: int) -> Edited:
     """Returns to the model before the change that added a class, if that change added no other class.
 
     Raises:
-        ConfigError: The class cannot be taken out exactly; the message says why.
+        ConfigError: The class cannot be removed exactly; the message says why.
     """
     manifest, name = model.manifest, model.manifest.class_names[row]
-    refused = f"{name} cannot be taken out exactly, so nothing is changed"
+    refused = f"{name} cannot be removed exactly, so nothing is changed"
     if row < manifest.shipped_classes:
         raise ConfigError(
             f"{refused}: the vendor's network was trained on it, so only a base that was made without it "

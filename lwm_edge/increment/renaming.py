@@ -86,7 +86,7 @@ def _renamed(model: Bundle, row: int, name: str) -> Edited:
         raise ConfigError(f"{name!r} cannot be a class name: it {why}; choose another name")
     for other in others:
         if fold_class_name(other) == fold_class_name(name):
-            raise ConfigError(f"the model already knows a class {other}; to merge the two, pass --merge")
+            raise ConfigError(f"the model already knows the class {other}; to merge the two, pass --merge")
         if shown_class_name(other) == shown_class_name(name):
             raise ConfigError(
                 f"{name} ({name!a}) looks just like {other} ({other!a}), so nobody could tell them apart; "

@@ -102,7 +102,8 @@ def judge_shipped(
     )
     drops = at_first - now
     worst = [class_names[i] for i in np.argsort(-drops)[:_LISTED] if drops[i] > _LOSS_WORTH_A_WARNING]
-    warnings = [f"{', '.join(worst)} lost the most accuracy; check with lwm-edge evaluate"] if worst else []
+    lost_most = f"by estimate, {', '.join(worst)} lost the most accuracy; check with lwm-edge evaluate"
+    warnings = [lost_most] if worst else []
     return ShippedJudgement(estimate, lost, warnings)
 
 

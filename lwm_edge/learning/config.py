@@ -98,7 +98,8 @@ def choose_recipe(
     if not may_show_drift(photos, features):
         return (
             "lda",
-            f"{photos} photos cannot show how {features} features drift, so the network stays as it is",
+            f"{photos} photos are too few to show how training would move {features} features, so the "
+            "network stays as it is",
         )
     if map_cells is None:
         return "lda", "torch is not installed, so the network stays as it is"
@@ -107,7 +108,11 @@ def choose_recipe(
             "lda",
             "attention maps of a single cell cannot guide the training, so the network stays as it is",
         )
-    return "lwm-lda", f"{photos} photos show how {features} features drift, so the network may learn"
+    return (
+        "lwm-lda",
+        f"{photos} photos are enough to show how training would move {features} features, so the network may "
+        "learn",
+    )
 
 
 def may_show_drift(photos: int, features: int) -> bool:
@@ -239,7 +244,7 @@ class IncrementConfig(Settings):
     force: bool = False
     """Whether to commit a model that the gate would refuse; the receipt then has a warning."""
     fresh: bool = False
-    """Whether to start over instead of continuing an interrupted increment."""
+    """Whether to drop what an interrupted increment has saved, and start over."""
 
     def changed_training_settings(self) -> list[str]:
         """Lists the names of the training settings that differ from their defaults."""

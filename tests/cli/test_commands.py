@@ -112,7 +112,7 @@ def test_reports_for_people_on_changes(run: Any, permitting_home: Home, tmp_path
     assert "Learnt from 8 more photos of Mantel" in learnt.out and "Mantel: 8 of 8 photos" in learnt.out
     told = " ".join(run("info", "--history", "--home", home).out.split())
     assert (
-        "UTC: removed Dress, 5 classes afterwards; not signed Change 3" in told and "undid change 2" in told
+        "UTC: removed Dress; 5 classes afterwards; not signed Change 3" in told and "undid change 2" in told
     )
     assert run("info", "--home", home, "--json").json["history"][0]["class_names"] == ["Coat", "Mantel"]
 
@@ -176,7 +176,7 @@ def test_switches_on_the_command_line_override_the_settings_file(
         (["add-classes", "x", "--recipe", "icarl"], 2, "recipe"),
         (["add-classes", "x", "--recipe", "lwf-mc", "--gamma", "1"], 2, "has no gamma"),
         (["remove-class", "Hat"], 2, "no class 'Hat'"),
-        (["remove-class", "Coat", "--shipped", "--exact"], 2, "cannot be taken out exactly"),
+        (["remove-class", "Coat", "--shipped", "--exact"], 2, "cannot be removed exactly"),
         (["rename-class", "Coat", "Dress"], 2, "pass --merge"),
         (["rename-class", "Coat", "Dress", "--merge"], 2, "pass --shipped"),
         (["undo"], 2, "the vendor does not permit undo"),

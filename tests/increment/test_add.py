@@ -349,8 +349,8 @@ def test_a_removed_class_can_be_added_again(home: Home, make_photos: PhotoMaker)
 @pytest.mark.parametrize(
     ("base", "count", "recipe", "reason"),
     [
-        (WITHOUT_LEVELS, 8, "lda", "12 photos cannot show how 64 features drift"),
-        (BASE_BUNDLE, 100, "lda", "160 photos cannot show how 496 features drift"),
+        (WITHOUT_LEVELS, 8, "lda", "12 photos are too few to show how training would move 64 features"),
+        (BASE_BUNDLE, 100, "lda", "160 photos are too few to show how training would move 496 features"),
     ],
 )
 def test_auto_chooses_by_the_photos_and_the_network(

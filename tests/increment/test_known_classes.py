@@ -90,7 +90,7 @@ def test_names_can_be_swapped_and_change_case(home: Home) -> None:
         ("Hat", "Cap", "knows no class 'Hat'; it knows: Coat, Dress"),
         ("C\u043eat", "Cap", r"no class 'C.u043eat', only 'Coat', which looks just like it"),
         ("Coat", "Coat", "that class is already called Coat"),
-        ("Coat", "dress", "already knows a class Dress; to merge the two, pass --merge"),
+        ("Coat", "dress", "already knows the class Dress; to merge the two, pass --merge"),
         ("Coat", "Dre\u0455s", "looks just like Dress"),
         ("Coat", "a/b", "looks like a path"),
         ("Coat", "", "is empty"),
@@ -335,7 +335,7 @@ def test_a_removal_that_cannot_be_exact_is_refused(
 ) -> None:
     prepare(permitting_home, make_photos)
     before = state_of(permitting_home.path)
-    with pytest.raises(ConfigError, match=f"cannot be taken out exactly, so nothing is changed: .*{why}"):
+    with pytest.raises(ConfigError, match=f"cannot be removed exactly, so nothing is changed: .*{why}"):
         remove_class(permitting_home, name, exact=True)
     assert state_of(permitting_home.path) == before
 

@@ -109,7 +109,7 @@ def test_a_class_that_a_new_one_resembles_is_named_as_losing_most(known: ClassSt
         solved=True,
         is_first=True,
     )
-    assert found.warnings == ["Dress lost the most accuracy; check with lwm-edge evaluate"]
+    assert found.warnings == ["by estimate, Dress lost the most accuracy; check with lwm-edge evaluate"]
     assert found.estimate is not None and found.estimate.now is not None
     assert found.estimate.now < found.estimate.before - 0.1
 
