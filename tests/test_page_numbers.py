@@ -72,7 +72,7 @@ NUMBERS_ON_PAGES = [
     (TESTS, f"at most {guard.MAX_MEMORY_BYTES // guard.MIB} MiB for each"),
     (
         DEPLOY,
-        f"at {guard.MAX_BYTES_HERE // guard.MIB} MiB for each of them on top of the "
+        f"Each counts as {guard.MAX_BYTES_HERE // guard.MIB} MiB, and the second process described below as "
         f"{guard.MAX_MEMORY_BYTES // guard.MIB} MiB",
     ),
     (
@@ -83,7 +83,7 @@ NUMBERS_ON_PAGES = [
     (DEPLOY, f"at most {MAX_CLASS_NAME_BYTES} bytes of UTF-8"),
     (DEPLOY, f"{LEARNT.held_back:.0%} of the photos of each class are held back"),
     (DEPLOY, f"falls below {_LEAST_SHARE_REMEMBERED:.0%} of the vendor's"),
-    (DEPLOY, f"There must be {_PHOTOS_PER_FEATURE} photos or more to learn from for each value"),
+    (DEPLOY, f"there must be at least {_PHOTOS_PER_FEATURE} photos to learn from"),
     (DEPLOY, f"with the demo's base, {_PHOTOS_PER_FEATURE * FEATURES} photos"),
     (DEPLOY, f"fewer than {_PHOTOS_PER_FEATURE} photos for each value"),
     (DEPLOY, f"at least {_LEAST_BYTES_FOR_TRAINING // 2**20} MiB of memory may be used"),
@@ -94,12 +94,12 @@ NUMBERS_ON_PAGES = [
     (DEPLOY, f"{LEARNT.batch_size} photos an update"),
     (DEPLOY, f"`finetune` is {RECIPES['lwm'].learning_rate} for the network"),
     (DEPLOY, f"and {RECIPES['lwm'].head_learning_rate} for the last layer. The paper has"),
-    (DEPLOY, f"the limit is {plan.SHARE_OF_AVAILABLE:.0%} of the memory that is free"),
+    (DEPLOY, f"already takes, plus {plan.SHARE_OF_AVAILABLE:.0%} of the memory that is free"),
     (DEPLOY, f"{memory.ASSUMED_BYTES // 2**20} MiB is assumed"),
     (DEPLOY, f"{_FEWEST_BATCHES_TO_KEEP_MEMORY} updates or more"),
     (DEPLOY, f"if training would take {plan._SECONDS_WORTH_A_TRIAL:.0f} seconds or more"),
     (DEPLOY, f"if that needs at most {plan._CLEARLY_FASTER:.0%} of the time"),
-    (DEPLOY, f"It saves every {SECONDS_BETWEEN_SAVES:.0f} seconds"),
+    (DEPLOY, f"Training is saved every {SECONDS_BETWEEN_SAVES:.0f} seconds"),
     (DEPLOY, f"and the latest {LEDGER_LENGTH}, and the maximum of each"),
     (DEPLOY, f"at least {MIN_INCREMENTS}; "),
     (DEPLOY, f"within {MEMORY_TOLERANCE:.0%} of the second increment's"),
@@ -116,7 +116,7 @@ NUMBERS_ON_PAGES = [
     (DEPLOY, f"at least {_MIN_AGREEMENT['fp16']:.0%} (`--fp16`) or {_MIN_AGREEMENT['int8']:.0%}"),
     (DEPLOY, f"bundle schema version {SCHEMA_VERSION}"),
     (DEPLOY, f"with exit code {errors.GateError.exit_code}"),
-    (DEPLOY, f"no better than chance, on {judgement._TOO_FEW} photos or more"),
+    (DEPLOY, f"no better than chance, judged by at least {judgement._TOO_FEW} photos"),
     (
         DEPLOY,
         f"less than {judgement._RARELY_RECOGNISED_SHARE:.0%} of its photos, "
@@ -154,7 +154,7 @@ NUMBERS_ON_PAGES = [
     (EXAMPLES, f"at most {MAX_INPUTS} values"),
     (EXAMPLES, f"grids of {', '.join(f'{g}x{g}' for g in GRIDS[:-1])} and {GRIDS[-1]}x{GRIDS[-1]} cells"),
     (EXAMPLES, f"Attention maps work best with {_FEW_CELLS**0.5:g}x{_FEW_CELLS**0.5:g} cells"),
-    (EXAMPLES, f"The default, `{BASE.activation}`"),
+    (EXAMPLES, f"The default of `build-base`, `{BASE.activation}`"),
     (
         EXAMPLES,
         f"recognises {NEARLY_ALL:.0%} or more of the photos, but over {BY_HEART * 100:.0f} percentage points",
