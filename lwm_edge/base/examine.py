@@ -141,12 +141,18 @@ def vendor_warnings(
             f"{trained:.0%} of those that it never saw: it has learnt its photos by heart. Train it on more "
             "photos, with more augmentation or for fewer epochs"
         )
-    for report, which in ((unseen, "that the network never saw"), (learnt, "that it learnt from")):
+    for report, whose, which in (
+        (unseen, "the base", "that the network never saw"),
+        (learnt, "the trained head", "that it learnt from"),
+    ):
         if report and report.accuracy < _POOR:
+            replaced = report is learnt and choice.head == "solved"
+            outlook = (
+                "" if replaced else ", and is unlikely to do any better with the classes that devices add"
+            )
             warnings.append(
-                f"the base recognises only {report.accuracy:.0%} of the photos {which}, and is unlikely "
-                "to do any better with the classes that devices add; check its training, preprocessing and "
-                "labels"
+                f"{whose} recognises only {report.accuracy:.0%} of the photos {which}{outlook}; check the "
+                "training, the preprocessing and the labels"
             )
     solved = choice.accuracy.get(choice.photos, trained)
     if choice.head == "trained" and trained - solved > _WORSE:

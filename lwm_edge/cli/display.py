@@ -131,7 +131,7 @@ def base(report: BaseReport) -> None:
 
 
 def _base_accuracy(report: BaseReport) -> str:
-    learnt = f"{percent(report.learnt.accuracy)} on the photos that it learnt from"
+    learnt = f"{percent(report.learnt.accuracy)}, with the trained head, on the photos that it learnt from"
     if report.unseen is None:
         return f"unknown on photos that it never saw; {learnt}"
     photos = counted(report.unseen.photos, "photo", "photos")
@@ -145,7 +145,7 @@ def _statistics(report: StatisticsReport) -> str:
         "given": "the photos that the network learnt from (or those given instead)",
         "varied": "varied copies of the photos, as the network knows the photos themselves by heart",
     }
-    heads = {"trained": "trained head"}
+    heads = {"trained": "trained head", "given": "head without unseen photos"}
     tried = ", ".join(
         f"{heads.get(way, f'head from {way} photos')} {percent(accuracy)}"
         for way, accuracy in report.accuracy.items()

@@ -141,6 +141,10 @@ def test_warnings_are_given_for_a_bad_base_and_for_overfitting() -> None:
     assert "recognises only 30% of the photos that the network never saw" in said(0.3, 0.3, trained=0.3)
     assert "recognises only 20% of the photos that it learnt from" in said(0.2, 0.9, trained=0.2)
     assert "recognises only 20% of the photos that it learnt from" in said(0.2, None)
+    assert "unlikely to do any better" in said(0.2, None)
+    solved = StatisticsReport(photos="all", head="solved", accuracy={"trained": 0.2, "all": 0.9})
+    (warning,) = vendor_warnings(of(0.2), of(0.9), solved, ("a", "b"))
+    assert warning.startswith("the trained head recognises only 20%") and "unlikely" not in warning
     assert "accuracy on new photos is not known" in said(1.0, None)
     assert "no unseen photos of b, so unseen photos decide nothing" in said(1.0, 1.0, 1, trained=1.0)
     assert "a head that is solved on a device recognises only 77%" in said(1.0, 0.97, trained=0.97, all=0.77)
