@@ -54,8 +54,9 @@ def pack_checkpoint(
         ArchitectureError: The architecture is unknown or unusable, or the checkpoint is for another one.
         CapacityError: There are more classes than the capacity allows.
         ConfigError: The checkpoint or the labels cannot be read or belong to other classes, the photos
-            contradict the order of the labels, the classifier is no better than chance, the grid or the image
-            size does not fit the network, the preprocessing cannot be used, or the output cannot be written.
+            contradict the order of the labels or the preprocessing, the classifier is no better than chance,
+            the grid or the image size does not fit the network, the preprocessing cannot be used, or the
+            output cannot be written.
         ExportError: The ONNX graph cannot be made or is wrong (ParityError).
         HomeError: Writing the bundle failed.
         ResourceError: Memory or disk space ran out, or another process ended without an error message.
@@ -84,7 +85,9 @@ def _pack(
         raise ConfigError(f"{checkpoint} is not a file; give the path of a checkpoint (.pth)")
     material = _read_material(photos, labels, config, preprocessing, warnings, ranks, on_progress)
     learnt, class_names = material.learnt, material.class_names
-    network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing)
+    notes = list[str]()
+    network = trained_network(architecture, checkpoint, config, len(class_names), preprocessing, notes)
+    material = replace(material, warnings=(*material.warnings, *notes))
     possible_levels(network, config.grid)  # refuses a grid that does not fit
 
     def predicted(photos: PhotoSet) -> tuple[Labels, Labels]:

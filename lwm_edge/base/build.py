@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -75,9 +76,10 @@ def _build(
     classes = len(list_photos(photos).classes)
     check_capacity(classes, config)
     # The network is made before the photos are read, so that a mistake in its settings shows at once.
-    network = start_network(architecture, config, classes, preprocessing)
+    notes = list[str]()
+    network = start_network(architecture, config, classes, preprocessing, notes)
     possible_levels(network, config.grid)  # refuses a grid that does not fit
-    material = _read_material(photos, config, preprocessing, ranks, on_progress)
+    material = _read_material(photos, config, preprocessing, notes, ranks, on_progress)
     network.to(device)
     saved = SavedTraining(output, network, material.learnt, config, ranks)
     keeps_weights = config.kept_share > 0 and config.frozen_blocks < len(network.blocks())
@@ -100,6 +102,7 @@ def _read_material(
     photos: Path,
     config: BaseConfig,
     preprocessing: Preprocessing,
+    notes: Sequence[str],
     ranks: Ranks,
     on_progress: ProgressCallback,
 ) -> Material:
@@ -128,7 +131,7 @@ def _read_material(
             config.seed if config.augment else None,
         ),
         unseen=PhotoSet([photo for _, held in splits for photo in held], preprocessing, cache),
-        warnings=folder.skipped,
+        warnings=(*folder.skipped, *notes),
     )
 
 

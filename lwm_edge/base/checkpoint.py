@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
@@ -13,58 +12,142 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import inspection
-from ..errors import ArchitectureError, ConfigError, first_line, is_about_access, ran_out_of_memory, shortened
+from ..errors import ArchitectureError, ConfigError, shortened
 from ..model.architectures.registry import architecture_names, find_architecture
+from .checkpoint_file import ADVICE, load_checkpoint_file, shown
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "weights", "params")
 _AVERAGES = ("ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict")
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.", "ema_model.", "ema.")
 _COUNTERS = ("n_averaged", "num_updates", "step", "decay", "initted")  # added by averaging wrappers
 _OPTIONAL = ".num_batches_tracked"
-_LONGEST_NAME = 80
-_PROTOCOL_4_OPCODES = "140|147|149"  # SHORT_BINUNICODE, STACK_GLOBAL and FRAME
 _DEEPEST = 20  # maximum depth of nested wrappings
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32)
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # old names in torchvision's files
 _LISTED = 5
-_ADVICE = "save a state dict with torch.save(model.state_dict(), ...)"
 
 
-def read_checkpoint(path: Path, expected: Collection[str]) -> dict[str, Tensor]:
+def read_checkpoint(
+    path: Path, expected: Collection[str], head: str = "", notes: list[str] | None = None
+) -> dict[str, Tensor]:
     """Reads the tensors of a checkpoint without ever running pickled code (`weights_only=True`).
 
     Wrappings, even nested ones (`{"model": {"state_dict": ...}}`), and prefixes of names (`module.`,
     `_orig_mod.`) are removed. If a checkpoint has a model and its moving average, and both fit equally well,
-    the model is read.
+    the model is read. If no usual place has the network, it is read from any other one, under any prefix,
+    provided that there is only one.
 
     Args:
         path: Path of the checkpoint.
         expected: Names of the network's tensors.
+        head: Name of the network's last layer; a layer that a training script put in its place is renamed.
+        notes: List that gets a line if the checkpoint has other weights that fit the network too.
 
     Raises:
         ConfigError: The file does not exist, is damaged or of another kind, cannot be read without running
-            code, holds no tensors of a network, or has tensors that are not plain numbers or not finite.
+            code, holds no tensors of a network or several networks, or has tensors that are not plain numbers
+            or not finite.
     """
-    content = _load(path)
-    found = list(_mappings(content, set()))
-    if not found:
-        keys = [_shown(key) for key in content] if isinstance(content, Mapping) else []
-        has = f" (it has: {', '.join(keys[:_LISTED])})" if keys else ""
-        raise ConfigError(f"{path} holds no state dict of tensors where one is usually kept{has}; {_ADVICE}")
-    state = max(found, key=lambda names: len(names.keys() & set(expected)))  # the first of equals
-    state = {n: tensor for n, tensor in state.items() if n in expected or _last(n) not in _COUNTERS}
-    if odd := [f"{_shown(n)} is {kind}" for n, t in state.items() if (kind := _oddity(t))]:
-        raise ConfigError(
-            f"{path} has tensors that are not plain numbers; {_ADVICE}", shortened(odd, _LISTED)
+    names = set(expected)
+    state, others = _find_network(path, load_checkpoint_file(path), names)
+    if others and notes is not None:
+        notes.append(
+            f"{path} has more than one set of weights that fits, such as a model and its moving average; "
+            "the first one, which is the model, was read. To ship the other one, save it alone"
         )
+    state = _with_head_in_place(state, names, head)
+    state = {n: tensor for n, tensor in state.items() if n in expected or _last(n) not in _COUNTERS}
+    if odd := [f"{shown(n)} is {kind}" for n, t in state.items() if (kind := _oddity(t))]:
+        raise ConfigError(f"{path} has tensors that are not plain numbers; {ADVICE}", shortened(odd, _LISTED))
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise ConfigError(
             f"{path} has weights that are not finite (NaN or infinite), so its training diverged; use an "
             "earlier checkpoint",
-            shortened([_shown(name) for name in broken], _LISTED),
+            shortened([shown(name) for name in broken], _LISTED),
         )
+    return state
+
+
+def _find_network(path: Path, content: Any, expected: set[str]) -> tuple[dict[str, Tensor], bool]:
+    """Finds the network's tensors in the content of a checkpoint; says whether others fit equally well."""
+    usual = list(_mappings(content, set()))
+    best = max(usual, key=lambda names: len(names.keys() & expected), default={})  # the first of equals
+    if not _fits(best, expected):
+        elsewhere = dict(_elsewhere(content, expected))
+        if len(elsewhere) > 1:
+            raise ConfigError(
+                f"{path} has several networks that fit ({', '.join(map(shown, elsewhere))}), and nothing "
+                f"says which one to ship; {ADVICE}"
+            )
+        if elsewhere:
+            return next(iter(elsewhere.values())), False
+    if not usual:
+        keys = [shown(key) for key in content] if isinstance(content, Mapping) else []
+        has = f" (it has: {', '.join(keys[:_LISTED])})" if keys else ""
+        raise ConfigError(f"{path} holds no state dict of tensors that fits the network{has}; {ADVICE}")
+    return best, any(_differ(best, names, expected) for names in usual)
+
+
+def _fits(state: Mapping[str, Tensor], expected: set[str]) -> bool:
+    """Tells whether a mapping has more than half of the network's tensors, judging by their names."""
+    return 2 * len(state.keys() & expected) > len(expected)
+
+
+def _differ(state: Mapping[str, Tensor], other: Mapping[str, Tensor], expected: set[str]) -> bool:
+    """Tells whether another mapping has all the tensors of the network too, but with other values."""
+    names = state.keys() & expected
+    if other is state or not _fits(state, expected) or not names <= other.keys():
+        return False
+    return not all(state[n] is other[n] or torch.equal(state[n], other[n]) for n in names)
+
+
+def _elsewhere(content: Any, expected: set[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yields the networks in all places of a checkpoint's content, by the place, with any prefix removed."""
+    if not (anchor := min((n for n in expected if _last(n) == "weight"), default="")):
+        return
+    for place, tensors in _all_mappings(content):
+        for prefix in dict.fromkeys(
+            n.removesuffix(anchor) for n in tensors if f".{n}".endswith(f".{anchor}")
+        ):
+            bare = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            if _fits(bare, expected):
+                yield place + prefix, bare
+
+
+def _all_mappings(content: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yields all mappings from names to tensors in a checkpoint's content, by the place where they are."""
+    waiting, visited = [("", content, 0)], set[int]()
+    while waiting:
+        place, value, depth = waiting.pop(0)
+        if id(value) in visited or depth > _DEEPEST:
+            continue
+        visited.add(id(value))
+        if isinstance(value, Mapping):
+            yield place, {str(name): t for name, t in value.items() if isinstance(t, Tensor)}
+            waiting += [(f"{place}{key}.", item, depth + 1) for key, item in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(f"{place}{key}.", item, depth + 1) for key, item in enumerate(value)]
+
+
+def _with_head_in_place(state: dict[str, Tensor], expected: set[str], head: str) -> dict[str, Tensor]:
+    """Renames a linear layer that a training script put in the head's place, perhaps after a dropout.
+
+    The usual ways are `model.fc = nn.Sequential(nn.Dropout(), nn.Linear(...))`, which makes it `fc.1`, and
+    `model.classifier = nn.Linear(...)`, if the head is called `classifier.1`.
+    """
+    places = {n.rpartition(".")[0] for n in state if n not in expected and _last(n) not in _COUNTERS}
+    if not head or f"{head}.weight" in state or len(places) != 1:
+        return state
+    (place,) = places
+    weight = state.get(f"{place}.weight")
+    unknown = {n for n in state if n.rpartition(".")[0] == place} - expected
+    if (
+        f"{place}.".startswith(f"{head.partition('.')[0]}.")
+        and (weight is not None and weight.dim() == 2)
+        and unknown <= {f"{place}.weight", f"{place}.bias"}
+    ):
+        return {f"{head}.{_last(n)}" if n in unknown else n: tensor for n, tensor in state.items()}
     return state
 
 
@@ -80,37 +163,6 @@ def _oddity(tensor: Tensor) -> str | None:
     if tensor.dtype not in _DTYPES:
         return f"of type {str(tensor.dtype).removeprefix('torch.')}"
     return None
-
-
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise ConfigError(f"{path} is not a file; give the path of a checkpoint (.pth)")
-    try:
-        file = inspection.open_regular(path)
-    except OSError as error:
-        why = error.strerror or first_line(error)
-        raise ConfigError(f"{path} cannot be read ({why}); check the path and its permissions") from None
-    try:
-        with file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those about odd pickle protocols, which are refused anyway
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise almost anything
-        if ran_out_of_memory(error) or is_about_access(error):
-            raise
-        if found := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ConfigError(
-                f"{path} holds an object of type {_shown(found[1])}, which cannot be read without running "
-                f"its code; load it where it was trained, and {_ADVICE}"
-            ) from None
-        if re.search(rf"Unsupported operand ({_PROTOCOL_4_OPCODES})\b", str(error)):
-            raise ConfigError(
-                f"{path} was saved with a newer pickle protocol than torch's default (2), so it cannot be "
-                f"read without running code from it; load it where it was trained, and {_ADVICE}"
-            ) from None
-        raise ConfigError(  # torch's own message advises reading the file unsafely
-            f"{path} cannot be read as a torch checkpoint; it is damaged or of another kind, such as "
-            f"TorchScript or safetensors: {_ADVICE}"
-        ) from None
 
 
 def _mappings(content: Any, visited: set[int], depth: int = 0) -> Iterator[dict[str, Tensor]]:
@@ -151,7 +203,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional
     given = {n: t for n, t in given.items() if n not in optional}
     missing = [n for n in expected if n not in given and n not in optional and not n.endswith(_OPTIONAL)]
     wrong = [
-        f"{_shown(n)} is {list(t.shape)}, not {list(expected[n].shape)}"
+        f"{shown(n)} is {list(t.shape)}, not {list(expected[n].shape)}"
         for n, t in given.items()
         if n in expected and t.shape != expected[n].shape
     ]
@@ -168,20 +220,13 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str, optional
 def _summary(names: Sequence[str], what: str) -> list[str]:
     """Lists the names if there are few of them; otherwise counts them by module."""
     if len(names) <= _LISTED:
-        return [f"{_shown(name)} is {what}" for name in names]
-    modules = Counter(_shown(name.partition(".")[0]) for name in names)
+        return [f"{shown(name)} is {what}" for name in names]
+    modules = Counter(shown(name.partition(".")[0]) for name in names)
     if len(modules) == 1:
         return [f"{len(names)} tensors are {what}, all under {next(iter(modules))}"]
     places = ", ".join(f"{count} under {module}" for module, count in modules.most_common(_LISTED))
     rest = ", and more elsewhere" if len(modules) > _LISTED else ""
     return [f"{len(names)} tensors are {what}: {places}{rest}"]
-
-
-def _shown(name: Any) -> str:
-    """Returns a name from a checkpoint in a form that can be printed."""
-    text = str(name)
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
 
 
 def _likeness(state: Mapping[str, Tensor], name: str) -> str:
@@ -193,12 +238,14 @@ def _likeness(state: Mapping[str, Tensor], name: str) -> str:
     shapes = _shapes(state)
     for candidate in architecture_names():
         theirs, head = _shapes_of(candidate)
+        top = f"{min(head, default='').partition('.')[0]}."
         outside_head = theirs.keys() - head
-        if outside_head == shapes.keys() - head and all(theirs[n] == shapes[n] for n in outside_head):
+        ours = {n for n in shapes if n in theirs or not n.startswith(top)} - head
+        if outside_head == ours and all(theirs[n] == shapes[n] for n in ours):
             if name == candidate:
                 return ": only the head differs; it must be one linear layer"
             return f": this looks like {candidate}, so try --arch {candidate}"
-    return ""
+    return ", nor of any other known architecture; give the classifier's own as --arch, or register it"
 
 
 @cache

@@ -23,9 +23,15 @@ from .rehearsal import rehearse
 
 
 def start_network(
-    architecture: Architecture, config: BaseConfig, classes: int, preprocessing: Preprocessing
+    architecture: Architecture,
+    config: BaseConfig,
+    classes: int,
+    preprocessing: Preprocessing,
+    notes: list[str] | None = None,
 ) -> Network:
     """Makes the network before training, in eval mode.
+
+    `notes` gets a line about each choice that was made in reading the checkpoint.
 
     Raises:
         ArchitectureError: The network cannot be taken apart, or the weights do not fit it.
@@ -39,7 +45,7 @@ def start_network(
     if config.weights:
         state = _pretrained(architecture, config.architecture, config.weights)
     elif config.checkpoint:
-        state = _with_bias(architecture, read_checkpoint(config.checkpoint, model.state_dict()))
+        state = _read(config.checkpoint, architecture, model, notes)
     whole_head = bool(config.checkpoint) and _rows(architecture, state) == classes
     if state:
         _load(model, architecture, config.architecture, state, whole_head)
@@ -56,8 +62,11 @@ def trained_network(
     config: PackConfig,
     classes: int,
     preprocessing: Preprocessing,
+    notes: list[str] | None = None,
 ) -> Network:
     """Makes the network from a checkpoint with a head for all classes, in eval mode.
+
+    `notes` gets a line about each choice that was made in reading the checkpoint.
 
     Raises:
         ArchitectureError: The network cannot be taken apart, or the weights do not fit it.
@@ -65,7 +74,7 @@ def trained_network(
             network cannot take images of this size.
     """
     model = _build(architecture, config.architecture)
-    state = _with_bias(architecture, read_checkpoint(checkpoint, model.state_dict()))
+    state = _read(checkpoint, architecture, model, notes)
     rows = _rows(architecture, state)
     if rows not in (classes, None):  # if the checkpoint has no head, `_load` below says so
         raise ConfigError(
@@ -114,6 +123,13 @@ def _build(architecture: Architecture, name: str) -> nn.Module:
             f"architecture {name} has weights of {', '.join(sorted(other))}; `build` must return float32"
         )
     return model
+
+
+def _read(
+    checkpoint: Path, architecture: Architecture, model: nn.Module, notes: list[str] | None
+) -> Mapping[str, Tensor]:
+    state = read_checkpoint(checkpoint, model.state_dict(), architecture.head, notes)
+    return _with_bias(architecture, state)
 
 
 def _with_bias(architecture: Architecture, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -237,7 +237,7 @@ def test_an_odd_head_is_described(classifier: torch.nn.Module, few: Path, tmp_pa
     bare = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
     weight, bias = state["fc.weight"], state["fc.bias"]
     for head, said in (
-        ({"fc.1.weight": weight, "fc.1.bias": bias}, "fc.1.weight is unknown"),
+        ({"fc.1.weight": weight, "fc.1.bias": bias, "fc.3.weight": weight}, "fc.1.weight is unknown"),
         ({"fc.weight": weight[:, :, None], "fc.bias": bias}, "fc.weight is [6, 64, 1], not"),
         ({"fc.weight": weight.sum(), "fc.bias": bias}, "fc.weight is [], not"),
         ({"fc.weight": weight[:, :32], "fc.bias": bias}, "fc.weight is [6, 32], not [6, 64]"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import io
 import pickle
 import re
 import zipfile
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lwm_edge.base.checkpoint import load_into, read_checkpoint
 from lwm_edge.errors import ArchitectureError, ConfigError
@@ -51,6 +54,9 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
     "an average's settings beside the weights": lambda s: {**s, "ema.decay": torch.tensor(0.9)},
     "AveragedModel": lambda s: {"n_averaged": torch.tensor(5), **prefixed(s, "module.")},
     "a model beside its average": lambda s: {"model": s, "ema": {n: t * 0 for n, t in s.items()}},
+    "an attribute of a Lightning module": lambda s: {"state_dict": prefixed(s, "backbone.")},
+    "an unusual key": lambda s: {"best": s, "optimizer": {"state": {}}},
+    "a list": lambda s: [{"epoch": 3}, prefixed(s, "_forward_module.encoder.")],
     "a model beside its average, by prefix": lambda s: {
         **prefixed(s, "model."), **prefixed({n: t * 0 for n, t in s.items()}, "ema_model.")
     },
@@ -63,6 +69,87 @@ def test_common_wrappings_are_removed(wrapping: str, model: torch.nn.Module, tmp
     torch.save(WRAPPINGS[wrapping](wanted), tmp_path / "c.pth")
     found = read_checkpoint(tmp_path / "c.pth", wanted)
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_several_networks_in_unusual_places_are_refused(model: torch.nn.Module, tmp_path: Path) -> None:
+    state = model.state_dict()
+    torch.save({"student": state, "teacher": {n: t * 0 for n, t in state.items()}}, tmp_path / "c.pth")
+    with pytest.raises(ConfigError, match=r"several networks that fit \(student\., teacher\.\)"):
+        read_checkpoint(tmp_path / "c.pth", state)
+
+
+@pytest.mark.parametrize(("factor", "count"), [(0, 1), (1, 0)])
+def test_a_vendor_is_told_which_of_two_sets_of_weights_ships(
+    factor: int, count: int, model: torch.nn.Module, tmp_path: Path
+) -> None:
+    state, notes = model.state_dict(), list[str]()
+    torch.save({"model": state, "ema": {n: t * factor for n, t in state.items()}}, tmp_path / "c.pth")
+    read_checkpoint(tmp_path / "c.pth", state, notes=notes)
+    assert len(notes) == count and all("its moving average" in note for note in notes)
+
+
+@pytest.mark.parametrize("place", ["fc.1", "fc.linear"])
+def test_a_linear_layer_in_place_of_the_head_is_the_head(
+    place: str, model: torch.nn.Module, tmp_path: Path
+) -> None:
+    state = model.state_dict()
+    torch.save({n.replace("fc.", f"{place}."): t for n, t in state.items()}, tmp_path / "c.pth")
+    found = read_checkpoint(tmp_path / "c.pth", state, "fc")
+    assert found.keys() == state.keys() and torch.equal(found["fc.weight"], state["fc.weight"])
+
+
+def test_a_head_of_two_layers_is_named_as_what_differs(model: torch.nn.Module, tmp_path: Path) -> None:
+    state = {n: t for n, t in model.state_dict().items() if not n.startswith("fc.")}
+    for layer in ("fc.0", "fc.2"):
+        state |= {f"{layer}.weight": torch.ones(3, 3), f"{layer}.bias": torch.ones(3)}
+    torch.save(state, tmp_path / "c.pth")
+    found = read_checkpoint(tmp_path / "c.pth", model.state_dict(), "fc")
+    with pytest.raises(ArchitectureError, match="only the head differs; it must be one linear layer"):
+        load_into(model, found, "small_resnet20", ())
+
+
+def test_a_safetensors_file_is_read(model: torch.nn.Module, tmp_path: Path) -> None:
+    wanted = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_file(wanted, tmp_path / "c.safetensors")
+    found = read_checkpoint(tmp_path / "c.safetensors", wanted)
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    (tmp_path / "c.safetensors").write_bytes((tmp_path / "c.safetensors").read_bytes()[:9000])
+    with pytest.raises(ConfigError, match="a safetensors file that is damaged or cut short"):
+        read_checkpoint(tmp_path / "c.safetensors", wanted)
+
+
+def _zip_of(name: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        file.writestr(name, b"x")
+    return content.getvalue()
+
+
+def _torchscript() -> bytes:
+    content = io.BytesIO()
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), content)  # type: ignore[no-untyped-call]
+    return content.getvalue()
+
+
+OTHERS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty.pth": (lambda: b"", "is empty"),
+    "pointer.pth": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "page.pth": (lambda: b"\n<!DOCTYPE html><html>", "is a web page"),
+    "c.pth.gz": (lambda: gzip.compress(b"x"), "is an archive"),
+    "c.zip": (lambda: _zip_of("c.pth"), "is an archive"),
+    "c.npz": (lambda: _zip_of("fc.weight.npy"), "NumPy's arrays"),
+    "c.onnx": (lambda: b"\x08\x0a\x12\x07pytorch", "is an ONNX file"),
+    "c.pt": (_torchscript, "torch.jit.load"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_file_of_another_kind_is_called_what_it_is(name: str, tmp_path: Path) -> None:
+    make, said = OTHERS[name]
+    (tmp_path / name).write_bytes(make())
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        read_checkpoint(tmp_path / name, ["weight"])
 
 
 def test_weights_that_are_not_finite_are_named(model: torch.nn.Module, tmp_path: Path) -> None:
@@ -138,7 +225,7 @@ def test_wrappings_nested_too_deeply_are_refused(monkeypatch: pytest.MonkeyPatch
 def test_the_keys_of_a_useless_checkpoint_are_listed(model: torch.nn.Module, tmp_path: Path) -> None:
     torch.save({"best": model.state_dict(), "e\x1b[31mpoch": 3}, tmp_path / "c.pth")
     with pytest.raises(ConfigError) as refused:
-        read_checkpoint(tmp_path / "c.pth", ["weight"])
+        read_checkpoint(tmp_path / "c.pth", ["another.weight"])
     assert "(it has: best, 'e\\x1b[31mpoch')" in refused.value.message
     torch.save({"x" * 300_000 + ".weight": torch.full((2,), torch.nan)}, tmp_path / "c.pth")
     with pytest.raises(ConfigError) as refused:
@@ -151,7 +238,7 @@ def test_a_missing_or_damaged_file_is_refused(model: torch.nn.Module, tmp_path: 
         read_checkpoint(tmp_path / "none.pth", [])
     torch.save(model.state_dict(), tmp_path / "c.pth")
     (tmp_path / "c.pth").write_bytes((tmp_path / "c.pth").read_bytes()[:5000])
-    with pytest.raises(ConfigError, match="damaged or of another kind"):
+    with pytest.raises(ConfigError, match="damaged or cut short; copy or download it again"):
         read_checkpoint(tmp_path / "c.pth", [])
 
 

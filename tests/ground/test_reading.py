@@ -56,7 +56,7 @@ ALLOWED = {
     ("saved_training", "safe_open"): "takes a path, which `is_regular_file` has checked",
     ("ownership", "safe_open"): "takes a path, which `is_regular_file` has checked",
     ("loading", "load_file"): "takes a path, which `open_bundle` or `checkpoint_header` has checked",
-    ("checkpoint", "torch.load"): "a file that is open already",
+    ("checkpoint_file", "torch.load"): "a file that is open already",
     ("onnx_file", "onnxruntime.InferenceSession"): "takes a path, which `is_file` has checked",
     ("process", "os.fdopen"): "a pipe",
     ("decoder", "os.fdopen"): "a pipe",

@@ -79,7 +79,7 @@ def check_surgery(
         if not theirs.isfinite().all():
             raise ArchitectureError(
                 f"this {name} computes values that are not finite: some weights are huge, or some variances "
-                "of BatchNorm are negative; use a sound checkpoint"
+                "of BatchNorm are zero or negative; use a sound checkpoint"
             )
         if torch.allclose(ours, theirs, rtol=_SURGERY_TOLERANCE, atol=_SURGERY_TOLERANCE):
             return
