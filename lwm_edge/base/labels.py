@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,15 +40,34 @@ def read_labels(path: Path) -> tuple[str, ...]:
         raise ConfigError(
             f"{path} cannot be read as a list of labels ({first_line(error)}); save it as UTF-8"
         ) from None
+    if "\0" in content:
+        raise ConfigError(f"{path} cannot be read as a list of labels (it has NUL bytes); save it as UTF-8")
     names = tuple(normalise_class_name(line.strip()) for line in content.splitlines() if line.strip())
     problems = [f"{name[:80]!r} {why}" for name in names if (why := class_name_problem(name))]
-    counts, spelt = Counter(fold_class_name(name) for name in names), {fold_class_name(n): n for n in names}
-    problems += [f"{spelt[name]!r} is listed {count} times" for name, count in counts.items() if count > 1]
+    problems += _same_names(names)
     if not names:
         problems = ["it is empty"]
     if problems:
-        raise ConfigError(f"{path} is not a list of class names, one per line", shortened(problems, _LISTED))
+        raise ConfigError(
+            f"{path} is not a list of class names; it must have a different name on each line, in the order "
+            "of the head's rows, and nothing else",
+            shortened(problems, _LISTED),
+        )
     return names
+
+
+def _same_names(names: Sequence[str]) -> list[str]:
+    """Says which names occur more than once, in whatever spelling."""
+    spelt: dict[str, list[str]] = {}
+    for name in names:
+        spelt.setdefault(fold_class_name(name), []).append(name)
+    return [
+        f"{group[0]!r} is listed {len(group)} times"
+        if len(set(group)) == 1
+        else f"{' and '.join(repr(name) for name in dict.fromkeys(group))} are the same class name"
+        for group in spelt.values()
+        if len(group) > 1
+    ]
 
 
 def match_folders(
@@ -80,8 +98,12 @@ def match_folders(
         if fold_class_name(name) not in index
     ]
     if problems:
+        advice = "rename the folders"
+        if Path(where).is_file():
+            advice += ", or correct the list, which must have one class name on each line and nothing else"
         raise ConfigError(
-            f"the folders in {folder} do not match the classes in {where}", shortened(problems, _LISTED)
+            f"the folders in {folder} do not match the classes in {where}; {advice}",
+            shortened(problems, _LISTED),
         )
     return [index[fold_class_name(name)] for name in found]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import unicodedata
 from collections import Counter
@@ -190,6 +191,21 @@ def test_labels_and_folders_that_do_not_match_are_all_listed(
         "the folder T-shirt belongs to none of these classes",
         "the folder Trouser belongs to none of these classes",
     )
+
+
+def test_a_list_in_another_form_is_answered_with_the_right_form(
+    classifier: torch.nn.Module, few: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps(NAMES), encoding="utf-8")
+    with pytest.raises(ConfigError, match="one class name on each line and nothing else"):
+        packs(saved(classifier, tmp_path), few, tmp_path, labels=tmp_path / "labels.json")
+    (tmp_path / "labels.txt").write_text("Coat\nDress\n", encoding="utf-16-le")
+    with pytest.raises(ConfigError, match=r"NUL bytes.*save it as UTF-8"):
+        read_labels(tmp_path / "labels.txt")
+    (tmp_path / "labels.txt").write_text("Coat\ncoat\nHat\nHat\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as refused:
+        read_labels(tmp_path / "labels.txt")
+    assert refused.value.problems == ("'Coat' and 'coat' are the same class name", "'Hat' is listed 2 times")
 
 
 @pytest.mark.parametrize("text", ["", "Coat\ncoat\n", "a/b\n", "x" * 65])
