@@ -22,6 +22,7 @@ from .finish import finish_base
 from .labels import check_folder_names, check_order, match_folders, read_labels
 from .material import PIXEL_CACHE_BYTES, Material, check_capacity, check_output
 from .observing import learn_all
+from .other_preprocessing import check_preprocessing
 from .preprocessing import chosen_preprocessing
 from .ranks import Ranks, joined
 from .reports import BaseReport
@@ -95,7 +96,9 @@ def _pack(
         found = learn_all(network, photos, config.capacity, ranks, on_progress)
         return found.predictions, found.labels
 
-    check_order(*predicted(learnt), class_names)
+    of_learnt = predicted(learnt)
+    ranks.by_first(lambda: check_preprocessing(network, learnt, *of_learnt))
+    check_order(*of_learnt, class_names)
     for path, others in (
         (config.unseen_photos, material.unseen),
         (config.statistics_photos, material.for_statistics),

@@ -166,6 +166,14 @@ def check_folder_names(folder: Path, predictions: Labels, labels: Labels, class_
         )
 
 
+def fits_best_order(predictions: Labels, labels: Labels, classes: int) -> NDArray[np.bool_]:
+    """Tells for each photo whether it is recognised if the head's rows are in the order that fits best."""
+    pairs, counts = np.unique(np.stack([labels, predictions], 1), axis=0, return_counts=True)
+    row_of_class = _best_rows(pairs, counts * _per_photo(labels, classes)[pairs[:, 0]], classes)
+    fits: NDArray[np.bool_] = predictions == row_of_class[labels]
+    return fits
+
+
 def _better_rows(predictions: Labels, labels: Labels, classes: int) -> Labels | None:
     """Finds the row of each class in an order that clearly fits better; returns None if no order does."""
     per_photo = _per_photo(labels, classes)
