@@ -104,7 +104,9 @@ def read_private_key(path: AnyPath) -> Ed25519PrivateKey:
     except TypeError:
         raise TrustError(f"{path} is encrypted; use a key that lwm-edge keygen made") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise TrustError(f"{path} is not a readable private key; use one that lwm-edge keygen made") from None
+        raise TrustError(
+            f"{path} is not a readable private key; use the .key file that lwm-edge keygen made"
+        ) from None
     if not isinstance(key, Ed25519PrivateKey):
         raise TrustError(f"{path} is not an Ed25519 key; use one that lwm-edge keygen made")
     return key
@@ -164,11 +166,12 @@ def _read(path: Path, *, private: bool) -> bytes:
     try:
         with inspection.open_regular(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if private and mode & 0o077:
+            content = file.read(_MAX_BYTES)
+            if private and b"PRIVATE KEY" in content and mode & 0o077:
                 raise TrustError(
                     f"{path} is accessible to others besides its owner (mode {mode:04o}), so others may "
                     f"have read it; make a new key or, if you know that nobody has, run: chmod 600 {path}"
                 )
-            return file.read(_MAX_BYTES)
+            return content
     except OSError as error:
         raise TrustError(f"the key {path} cannot be read: {error.strerror}") from None
