@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ _LEFT_BY_MACHINES = {
     "lost+found",
     "@eadir",
 }  # in lower case
-_PARTS_OF_A_DATA_SET = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_PART_OF_A_DATA_SET = re.compile(
+    r"(train|training|val|valid|validation|test|testing)[\W_]*(\d+|set|data|split|images?|imgs?|photos?)?"
+)
 _ONE_CLASS_EACH = "one sub-folder per class"
 NAMED = 5
 """Largest number of files or folders that are named in one sentence."""
@@ -192,7 +195,11 @@ def _refuse_parts_of_a_data_set(folder: Path, folders: list[Path]) -> None:
     A class can have such a name too. In that case its folder directly contains photos, or there are folders
     with other names beside it.
     """
-    parts = [path for path in folders if path.name.casefold() in _PARTS_OF_A_DATA_SET and _only_folders(path)]
+    parts = [
+        path
+        for path in folders
+        if _PART_OF_A_DATA_SET.fullmatch(path.name.casefold()) and _only_folders(path)
+    ]
     if len(parts) > 1 or parts == folders:
         names = ", ".join(printable_text(path.name) for path in parts)
         part = min(parts, key=lambda path: not path.name.casefold().startswith("train"))

@@ -149,7 +149,9 @@ def test_a_folder_with_only_photos_is_a_class_once_it_is_given_a_name(tmp_path: 
     )
 
 
-@pytest.mark.parametrize("parts", [("train", "test"), ("Training", "VAL", "test"), ("train",)])
+@pytest.mark.parametrize(
+    "parts", [("train", "test"), ("Training", "VAL", "test"), ("train",), ("train2017", "val_set")]
+)
 def test_a_data_set_in_parts_is_noticed(tmp_path: Path, parts: tuple[str, ...]) -> None:
     for part in parts:
         put(tmp_path / part / "Cup")
