@@ -19,6 +19,7 @@ from .ranks import Ranks
 from .reports import StatisticsReport
 
 _LISTED = 10
+_MOST = 0.5  # share of a class's photos that are taken for one other class
 _POOR = 0.5  # accuracy below which the vendor is warned
 _WORSE = 0.05  # how far a solved head's accuracy may lie below the trained one's without a warning
 
@@ -106,6 +107,20 @@ def decide(
     return settled, of_unseen
 
 
+def _taken_for_another(learnt: EvaluationReport) -> list[str]:
+    """Returns warnings about classes of which most photos are taken for one other class.
+
+    So few photos may be given that such a class does not prove that the order of the classes is wrong.
+    """
+    return [
+        f"the network takes {found.photos} of the {learnt.photos_per_class[found.actual]} photos of "
+        f"{found.actual} that it learnt from for {found.predicted}; check the order of its labels, and what "
+        "is in the two folders"
+        for found in learnt.confusions
+        if found.photos > _MOST * learnt.photos_per_class[found.actual]
+    ]
+
+
 def vendor_warnings(
     learnt: EvaluationReport,
     unseen: EvaluationReport | None,
@@ -154,6 +169,7 @@ def vendor_warnings(
                 f"{whose} recognises only {report.accuracy:.0%} of the photos {which}{outlook}; check the "
                 "training, the preprocessing and the labels"
             )
+    warnings += _taken_for_another(learnt)
     solved = choice.accuracy.get(choice.photos, trained)
     if choice.head == "trained" and trained - solved > _WORSE:
         warnings.append(

@@ -85,6 +85,7 @@ def evaluate_predictions(
         per_class={class_names[c]: value for c, value in accuracy.items()},
         confusions=_confusions(predictions, labels, class_names),
         skipped=tuple(skipped),
+        photos_per_class={class_names[c]: int((labels == c).sum()) for c in present},
     )
 
 
@@ -109,8 +110,7 @@ def evaluate_ranks(
     among = (ranks[:, :TOP] == labels[:, None]).any(1)
     present = np.unique(labels)
     top5 = float(np.mean([among[labels == c].mean() for c in present])) if len(class_names) > TOP else None
-    counts = {class_names[c]: int((labels == c).sum()) for c in present}
-    return report.model_copy(update={"top5_accuracy": top5, "photos_per_class": counts})
+    return report.model_copy(update={"top5_accuracy": top5})
 
 
 def mean_accuracy(predictions: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
