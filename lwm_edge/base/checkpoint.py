@@ -235,7 +235,7 @@ def _likeness(state: Mapping[str, Tensor], name: str) -> str:
     Returns:
         The end of an error message; it is empty if there is no such architecture.
     """
-    shapes = _shapes(state)
+    shapes = _without_common_prefix(_shapes(state))
     for candidate in architecture_names():
         theirs, head = _shapes_of(candidate)
         top = f"{min(head, default='').partition('.')[0]}."
@@ -246,6 +246,15 @@ def _likeness(state: Mapping[str, Tensor], name: str) -> str:
                 return ": only the head differs; it must be one linear layer"
             return f": this looks like {candidate}, so try --arch {candidate}"
     return ", nor of any other known architecture; give the classifier's own as --arch, or register it"
+
+
+def _without_common_prefix(shapes: dict[str, torch.Size]) -> dict[str, torch.Size]:
+    """Removes the first parts of names that are the same in all names."""
+    while len(first := {n.partition(".")[::2] for n in shapes}) > 1 and len({part for part, _ in first}) == 1:
+        if not all(rest for _, rest in first):
+            break
+        shapes = {n.partition(".")[2]: shape for n, shape in shapes.items()}
+    return shapes
 
 
 @cache

@@ -257,6 +257,8 @@ def test_another_network_is_summarised_and_recognised() -> None:
     with pytest.raises(ArchitectureError) as refused:
         load_into(resnet, other.state_dict(), "resnet18", ())
     assert "this looks like resnet50, so try --arch resnet50" in refused.value.message
+    with pytest.raises(ArchitectureError, match="this looks like resnet50"):
+        load_into(resnet, prefixed(other.state_dict(), "net.backbone."), "resnet18", ())
     assert len(refused.value.problems) <= 8 and any(
         "tensors are unknown" in p for p in refused.value.problems
     )
