@@ -11,7 +11,7 @@ Unsupervised Feature Learning"). The outputs are rectified, once with each sign,
 those of the network, those of the patches, and both. The patches' values count as values of an earlier block.
 
 Each run adds a row to RESULTS.json and prints the table of all rows. The last column is the time that the
-patches take for a batch of images, in torch on one thread, as a share of the network's.
+patches take for an image, in ONNX Runtime on one thread, as a share of the time of the base's ONNX file.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import onnxruntime
 import torch
 import typer
 from few_photos import linked
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from provenance import provenance
 from torch.nn import functional as F
 
+from lwm_edge.home.export import verified_onnx
 from lwm_edge.learning.class_statistics import ClassStatistics
-from lwm_edge.learning.running import FeatureExtractor, observe
+from lwm_edge.learning.running import observe
 from lwm_edge.model.bundle import open_bundle
 from lwm_edge.model.levels import grid_means
 from lwm_edge.model.loading import load_network
@@ -54,11 +57,14 @@ class Patches:
         images: Images to draw the patches from [M, H, W, 3] uint8.
         count: Number of patches.
         size: Side of a patch, in pixels.
+        stride: Distance of neighbouring outputs, in pixels.
         threshold: What a whitened output must exceed to count, in standard deviations.
         seed: Seed of the draw.
     """
 
-    def __init__(self, images: Pixels, count: int, size: int, threshold: float, seed: int) -> None:
+    def __init__(
+        self, images: Pixels, count: int, size: int, stride: int, threshold: float, seed: int
+    ) -> None:
         chance = np.random.default_rng(seed)
         height, width = images.shape[1:3]
         drawn = np.empty((100_000, 3 * size * size))
@@ -74,27 +80,64 @@ class Patches:
         filters /= ((drawn - mean) @ filters.T).std(0)[:, None]
         self._weight = torch.tensor(filters.reshape(count, 3, size, size), dtype=torch.float32)
         self._bias = torch.tensor(-filters @ mean, dtype=torch.float32)
-        self._threshold = threshold
+        self._stride, self._threshold = stride, threshold
 
     @torch.inference_mode()
     def run(self, images: Pixels, *, keep_maps: bool) -> tuple[NDArray[np.float32], Any]:
         """Computes the values of images [B, H, W, 3] uint8 [B, 2 * count * GRID * GRID]."""
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-        maps = F.conv2d(pixels, self._weight, self._bias)
+        maps = F.conv2d(pixels, self._weight, self._bias, self._stride)
         both = torch.cat([F.relu(maps - self._threshold), F.relu(-maps - self._threshold)], 1)
         return grid_means(both, GRID).numpy(), None
 
+    def onnx_file(self, image_size: int) -> bytes:
+        """Makes an ONNX file that computes the values of images [1, image_size, image_size, 3] uint8."""
+        side = (image_size - self._weight.shape[-1]) // self._stride + 1  # of the maps
+        step = side // GRID
+        cell = side - (GRID - 1) * step
+        node = helper.make_node
+        nodes = [
+            node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+            node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+            node("Conv", ["planes", "weight", "bias"], ["maps"], strides=[self._stride] * 2),
+            node("Neg", ["maps"], ["negative"]),
+            node("Concat", ["maps", "negative"], ["signed"], axis=1),
+            node("Sub", ["signed", "threshold"], ["lower"]),
+            node("Relu", ["lower"], ["rectified"]),
+            node("AveragePool", ["rectified"], ["cells"], kernel_shape=[cell] * 2, strides=[step] * 2),
+            node("Flatten", ["cells"], ["values"]),
+        ]
+        constants = {"weight": self._weight.numpy() / 255, "bias": self._bias.numpy()}
+        constants["threshold"] = np.array(self._threshold, np.float32)
+        graph = helper.make_graph(
+            nodes,
+            "patches",
+            [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, image_size, image_size, 3])],
+            [helper.make_tensor_value_info("values", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()],
+        )
+        model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+        return bytes(model.SerializeToString())
 
-def seconds(extractor: FeatureExtractor, images: Pixels) -> float:
-    """Returns how much processor time an extractor takes for some images."""
-    start = time.thread_time()
-    extractor.run(images, keep_maps=False)
-    return time.thread_time() - start
 
+def time_share(patches: bytes, network: bytes, image: Pixels) -> float:
+    """Compares the times of two ONNX files, both of which take images [1, H, W, 3] uint8.
 
-def time_share(patches: Patches, network: FeatureExtractor, images: Pixels) -> float:
-    """Returns the patches' time as a share of the network's: the median of 50 pairs of runs."""
-    return float(np.median([seconds(patches, images) / seconds(network, images) for _ in range(50)]))
+    Returns:
+        The first one's processor time as a share of the second one's: the median of 300 pairs of runs.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    both = [onnxruntime.InferenceSession(content, options) for content in (patches, network)]
+    times = []
+    for _ in range(300):
+        pair = []
+        for session in both:
+            start = time.thread_time()
+            session.run(None, {session.get_inputs()[0].name: image[None]})
+            pair.append(time.thread_time() - start)
+        times.append(pair[0] / pair[1])
+    return float(np.median(times))
 
 
 def photos_of(folder: Path, preprocessing: Preprocessing) -> PhotoSet:
@@ -134,10 +177,10 @@ class Learner:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Prints the rows as a Markdown table."""
-    print("| data | seed | the network's values | the patches' values | both | patches' time |")
-    print("|---|---|---|---|---|---|")
+    print("| base | seed | stride | the network's values | the patches' values | both | patches' time |")
+    print("|---|---|---|---|---|---|---|")
     for row in rows:
-        cells = [row["name"], row["seed"]]
+        cells = [row["name"], row["seed"], row["stride"]]
         for kind in ("network", "patches", "both"):
             steps = [100 * accuracy for accuracy in row[kind]]
             cells.append(f"{np.mean(steps):.1f} / {steps[-1]:.1f} ({row['values'][kind]} values)")
@@ -150,10 +193,11 @@ def main(
     data: Annotated[Path, typer.Argument(help="Folder with train/<class> and test/<class>.")],
     results: Annotated[Path, typer.Argument(help="JSON file that gets one more row.")],
     seed: Annotated[int, typer.Option(help="Seed of the class order and of the patches.")],
-    name: Annotated[str, typer.Option(help="Name of the data in the table.")],
+    name: Annotated[str, typer.Option(help="Name of the base in the table.")],
     step_classes: Annotated[int, typer.Option(min=1, help="Number of classes per step.")] = 10,
     count: Annotated[int, typer.Option(min=1, help="Number of patches.")] = 200,
     size: Annotated[int, typer.Option(min=2, help="Side of a patch, in pixels.")] = 6,
+    stride: Annotated[int, typer.Option(min=1, help="Distance of neighbouring outputs, in pixels.")] = 1,
     threshold: Annotated[float, typer.Option(min=0, help="What outputs must exceed to count.")] = 0.5,
 ) -> None:
     """Measures one base."""
@@ -175,7 +219,7 @@ def main(
         place = Path(folder)
         first = photos_of(linked(place / "base", data, "train", order[:known]), preprocessing)
         images = first.load(range(len(first.photos)))
-        patches = Patches(images, count, size, threshold, seed)
+        patches = Patches(images, count, size, stride, threshold, seed)
         for start in [0, *range(known, len(order), step_classes)]:
             step = order[start : start + step_classes] if start else order[:known]
             learnt, tested = (
@@ -194,10 +238,11 @@ def main(
                 learner.step(*values[kind], *labels)
             shown = {kind: f"{100 * learner.accuracies[-1]:.1f}" for kind, learner in learners.items()}
             print(start + len(step), shown, flush=True)
-    row = {"name": name, "seed": seed, "count": count, "size": size, "threshold": threshold}
+    row = {"name": name, "seed": seed, "count": count, "size": size, "stride": stride, "threshold": threshold}
     row |= {kind: learner.accuracies for kind, learner in learners.items()}
     row["values"] = {"network": d, "patches": added, "both": added + d}
-    row["time_share"] = time_share(patches, network, images[:64])
+    network_file, _, _ = verified_onnx(bundle)
+    row["time_share"] = time_share(patches.onnx_file(preprocessing.image_size), network_file, images[0])
     done = json.loads(results.read_text()) if results.exists() else {"runs": []}
     done["runs"].append({**row, **provenance()})
     results.write_text(json.dumps(done, indent=1) + "\n")
