@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import onnxruntime
 import torch
 import typer
 from few_photos import linked
@@ -126,6 +125,8 @@ def time_share(patches: bytes, network: bytes, image: Pixels) -> float:
     Returns:
         The first one's processor time as a share of the second one's: the median of 300 pairs of runs.
     """
+    import onnxruntime  # after lwm_edge, which turns its reports off
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     both = [onnxruntime.InferenceSession(content, options) for content in (patches, network)]

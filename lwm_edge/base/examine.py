@@ -113,9 +113,9 @@ def _taken_for_another(learnt: EvaluationReport) -> list[str]:
     So few photos may be given that such a class does not prove that the order of the classes is wrong.
     """
     return [
-        f"the network takes {found.photos} of the {learnt.photos_per_class[found.actual]} photos of "
-        f"{found.actual} that it learnt from for {found.predicted}; check the order of its labels, and what "
-        "is in the two folders"
+        f"the network takes {found.photos} of {learnt.photos_per_class[found.actual]} photos of "
+        f"{found.actual} for {found.predicted}, although it learnt from them; check the order of its labels, "
+        "and what is in the two folders"
         for found in learnt.confusions
         if found.photos > _MOST * learnt.photos_per_class[found.actual]
     ]
@@ -169,7 +169,8 @@ def vendor_warnings(
                 f"{whose} recognises only {report.accuracy:.0%} of the photos {which}{outlook}; check the "
                 "training, the preprocessing and the labels"
             )
-    warnings += _taken_for_another(learnt)
+    if choice.head == "trained":
+        warnings += _taken_for_another(learnt)
     solved = choice.accuracy.get(choice.photos, trained)
     if choice.head == "trained" and trained - solved > _WORSE:
         warnings.append(
