@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -49,7 +49,7 @@ def read_checkpoint(
             or not finite.
     """
     names = set(expected)
-    state, others = _find_network(path, load_checkpoint_file(path), names)
+    state, others = _find_network(path, load_checkpoint_file(path), names, head)
     if others and notes is not None:
         notes.append(
             f"{path} has more than one set of weights that fits, such as a model and its moving average; "
@@ -69,19 +69,21 @@ def read_checkpoint(
     return state
 
 
-def _find_network(path: Path, content: Any, expected: set[str]) -> tuple[dict[str, Tensor], bool]:
+def _find_network(path: Path, content: Any, expected: set[str], head: str) -> tuple[dict[str, Tensor], bool]:
     """Finds the network's tensors in the content of a checkpoint; says whether others fit equally well."""
     usual = list(_mappings(content, set()))
     best = max(usual, key=lambda names: len(names.keys() & expected), default={})  # the first of equals
     if not _fits(best, expected):
-        elsewhere = dict(_elsewhere(content, expected))
-        if len(elsewhere) > 1:
+        elsewhere = list(_elsewhere(content, expected, head))
+        if any(_differ(elsewhere[0][1], names, expected) for _, names in elsewhere[1:]):
             raise ConfigError(
-                f"{path} has several networks that fit ({', '.join(map(shown, elsewhere))}), and nothing "
-                f"says which one to ship; {ADVICE}"
+                f"{path} has several networks that fit, and nothing says which one to ship; {ADVICE}",
+                shortened(
+                    [f"one is in {shown(place) or 'the outermost place'}" for place, _ in elsewhere], _LISTED
+                ),
             )
         if elsewhere:
-            return next(iter(elsewhere.values())), False
+            return elsewhere[0][1], False
     if not usual:
         keys = [shown(key) for key in content] if isinstance(content, Mapping) else []
         has = f" (it has: {', '.join(keys[:_LISTED])})" if keys else ""
@@ -89,9 +91,9 @@ def _find_network(path: Path, content: Any, expected: set[str]) -> tuple[dict[st
     return best, any(_differ(best, names, expected) for names in usual)
 
 
-def _fits(state: Mapping[str, Tensor], expected: set[str]) -> bool:
+def _fits(state: Mapping[str, Tensor], expected: set[str], prefix: str = "") -> bool:
     """Tells whether a mapping has more than half of the network's tensors, judging by their names."""
-    return 2 * len(state.keys() & expected) > len(expected)
+    return 2 * sum(f"{prefix}{name}" in state for name in expected) > len(expected)
 
 
 def _differ(state: Mapping[str, Tensor], other: Mapping[str, Tensor], expected: set[str]) -> bool:
@@ -99,35 +101,47 @@ def _differ(state: Mapping[str, Tensor], other: Mapping[str, Tensor], expected: 
     names = state.keys() & expected
     if other is state or not _fits(state, expected) or not names <= other.keys():
         return False
-    return not all(state[n] is other[n] or torch.equal(state[n], other[n]) for n in names)
+    return not all(_equal(state[name], other[name]) for name in names)
 
 
-def _elsewhere(content: Any, expected: set[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _equal(tensor: Tensor, other: Tensor) -> bool:
+    """Tells whether two tensors have the same values; those that cannot be weights have none."""
+    if tensor is other:
+        return True
+    is_comparable = tensor.dtype == other.dtype and not _oddity(tensor) and not _oddity(other)
+    return is_comparable and torch.equal(tensor, other)
+
+
+def _elsewhere(content: Any, expected: set[str], head: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yields the networks in all places of a checkpoint's content, by the place, with any prefix removed."""
-    if not (anchor := min((n for n in expected if _last(n) == "weight"), default="")):
+    top = f"{head.partition('.')[0]}."  # what a training script may have replaced
+    anchors = [n for n in expected if _last(n) == "weight" and not n.startswith(top)]
+    if not (anchor := max(anchors, key=lambda name: (len(name), name), default="")):
         return
     for place, tensors in _all_mappings(content):
-        for prefix in dict.fromkeys(
-            n.removesuffix(anchor) for n in tensors if f".{n}".endswith(f".{anchor}")
-        ):
-            bare = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            if _fits(bare, expected):
-                yield place + prefix, bare
+        prefixes = [n.removesuffix(anchor) for n in tensors if f".{n}".endswith(f".{anchor}")]
+        for prefix in prefixes:
+            if _fits(tensors, expected, prefix):
+                bare = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+                yield f"{place}{prefix}".removesuffix("."), bare
 
 
 def _all_mappings(content: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yields all mappings from names to tensors in a checkpoint's content, by the place where they are."""
-    waiting, visited = [("", content, 0)], set[int]()
+    waiting, visited = deque([("", content, 0)]), set[int]()
     while waiting:
-        place, value, depth = waiting.pop(0)
+        place, value, depth = waiting.popleft()
         if id(value) in visited or depth > _DEEPEST:
             continue
         visited.add(id(value))
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
         if isinstance(value, Mapping):
             yield place, {str(name): t for name, t in value.items() if isinstance(t, Tensor)}
-            waiting += [(f"{place}{key}.", item, depth + 1) for key, item in value.items()]
-        elif isinstance(value, list | tuple):
-            waiting += [(f"{place}{key}.", item, depth + 1) for key, item in enumerate(value)]
+        waiting += [
+            (f"{place}{key}.", item, depth + 1)
+            for key, item in items
+            if isinstance(item, Mapping | list | tuple)
+        ]
 
 
 def _with_head_in_place(state: dict[str, Tensor], expected: set[str], head: str) -> dict[str, Tensor]:
@@ -235,16 +249,20 @@ def _likeness(state: Mapping[str, Tensor], name: str) -> str:
     Returns:
         The end of an error message; it is empty if there is no such architecture.
     """
-    shapes = _without_common_prefix(_shapes(state))
+    given = _shapes(state)
+    bare = _without_common_prefix(given)
     for candidate in architecture_names():
         theirs, head = _shapes_of(candidate)
         top = f"{min(head, default='').partition('.')[0]}."
-        outside_head = theirs.keys() - head
-        ours = {n for n in shapes if n in theirs or not n.startswith(top)} - head
-        if outside_head == ours and all(theirs[n] == shapes[n] for n in ours):
-            if name == candidate:
-                return ": only the head differs; it must be one linear layer"
-            return f": this looks like {candidate}, so try --arch {candidate}"
+        outside_head = {n: shape for n, shape in theirs.items() if n not in head}
+        for shapes in (given, bare):
+            ours = {
+                n: s for n, s in shapes.items() if n not in head and (n in theirs or not n.startswith(top))
+            }
+            if outside_head == ours:
+                if name == candidate:
+                    return ": only the head differs; it must be one linear layer"
+                return f": this looks like {candidate}, so try --arch {candidate}"
     return ", nor of any other known architecture; give the classifier's own as --arch, or register it"
 
 

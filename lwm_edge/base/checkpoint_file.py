@@ -81,9 +81,9 @@ def _problem(file: BinaryIO, start: bytes, suffix: str, error: str) -> str:
 
 def _kind_of_zip(file: BinaryIO) -> str | None:
     """Says what a zip archive is if it is no checkpoint of torch; returns None if it is one."""
-    if not zipfile.is_zipfile(file):
-        return f"is damaged or cut short; {_AGAIN}"
     try:
+        if not zipfile.is_zipfile(file):
+            return f"is damaged or cut short; {_AGAIN}"
         with zipfile.ZipFile(file) as archive:
             names = {name.rpartition("/")[2] for name in archive.namelist()}
     except Exception:  # a damaged archive raises almost anything
