@@ -97,7 +97,7 @@ def _pack(
         return found.predictions, found.labels
 
     of_learnt = predicted(learnt)
-    ranks.by_first(lambda: check_preprocessing(network, learnt, *of_learnt))
+    ranks.by_first(lambda: check_preprocessing(network, learnt, *of_learnt, on_progress))
     check_order(*of_learnt, class_names)
     for path, others in (
         (config.unseen_photos, material.unseen),

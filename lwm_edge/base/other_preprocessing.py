@@ -16,12 +16,14 @@ from ..model.network import Network
 from ..photos.photo_set import PhotoSet, PixelCache
 from ..photos.pixels import Pixels
 from ..photos.preprocessing import Preprocessing
+from ..records import ProgressCallback, StepReporter
 from .labels import fits_best_order
 
 _GOOD = 0.95  # accuracy from which no other preprocessing is tried
 _CLEARLY_BETTER = 0.1  # smallest gain in accuracy
 _DEVIATIONS = 4  # smallest gain over chance, in standard deviations
 _PHOTOS, _PHOTOS_PER_CLASS = 256, 8  # as many of each class as there is room for, and no fewer than these
+_HALF, _BY_CHANCE = 0.5, 1.5  # the fewer classes, the more photos must fit in another order of the classes
 _BATCH_SIZE = 32
 _SHRINK = 256 / 224  # the usual ratio of the short side to the crop
 _OF_PIXELS_TO_255 = 1 / 255
@@ -43,17 +45,21 @@ class _Way(NamedTuple):
     is_bgr: bool = False
 
 
-def check_preprocessing(network: Network, photos: PhotoSet, predictions: Labels, labels: Labels) -> None:
+def check_preprocessing(
+    network: Network, photos: PhotoSet, predictions: Labels, labels: Labels, on_progress: ProgressCallback
+) -> None:
     """Refuses a preprocessing if the classifier recognises clearly more of its photos with another usual one.
 
-    The order of the classes need not be right. Nothing is tried if the classifier recognises nearly all
-    photos, because nothing could be gained.
+    The order of the classes need not be right, unless there are so few classes that some order of theirs fits
+    anything. Nothing is tried if the classifier recognises nearly all photos, because nothing could be
+    gained.
 
     Args:
         network: Trained network in eval mode.
         photos: Photos that the network learnt from.
         predictions: Row with the highest logit for each photo [M].
         labels: Row of each photo's class in the order that the settings say [M].
+        on_progress: Function that is called before each photo.
 
     Raises:
         ConfigError: Another preprocessing is clearly better; the message names it.
@@ -63,9 +69,12 @@ def check_preprocessing(network: Network, photos: PhotoSet, predictions: Labels,
         return
     sample = replace(photos, photos=[photos.photos[i] for i in _sample(np.array(photos.labels))])
     rows = np.array(sample.labels, dtype=np.int64)
-    given = _right(network, sample, _Way(photos.preprocessing), rows)
-    tried = [(way, _right(network, sample, way, rows)) for way in _other_ways(photos.preprocessing)]
-    way, right = max(tried, key=lambda pair: int(pair[1].sum()))
+    ways = [_Way(photos.preprocessing), *_other_ways(photos.preprocessing)]
+    report = StepReporter("evaluate", len(ways) * len(rows), on_progress)
+    tried = [(way, _predictions(network, sample, way, report)) for way in ways]
+    given = fits_best_order(tried[0][1], rows, classes)
+    others = [(way, _right(found, rows, classes)) for way, found in tried[1:]]
+    way, right = max(others, key=lambda pair: int(pair[1].sum()))
     gained, lost = int((right & ~given).sum()), int((given & ~right).sum())
     if gained - lost > max(_DEVIATIONS * np.sqrt(gained + lost), _CLEARLY_BETTER * len(rows)):
         raise ConfigError(
@@ -96,18 +105,28 @@ def _other_ways(given: Preprocessing) -> Iterator[_Way]:
     yield _Way(given.model_copy(update={"resize_size": other_side}))
 
 
-def _right(network: Network, photos: PhotoSet, way: _Way, rows: Labels) -> NDArray[np.bool_]:
-    """Tells which photos the network recognises if they are prepared in a certain way."""
+def _right(predictions: Labels, rows: Labels, classes: int) -> NDArray[np.bool_]:
+    """Tells which photos are recognised, in the order that fits best unless that may be by chance."""
+    in_best_order = fits_best_order(predictions, rows, classes)
+    is_credible = in_best_order.mean() > _HALF + _BY_CHANCE / len(np.unique(rows))
+    return in_best_order if is_credible else predictions == rows
+
+
+def _predictions(network: Network, photos: PhotoSet, way: _Way, report: StepReporter) -> Labels:
+    """Predicts the row of each photo if the photos are prepared in a certain way."""
     if way.preprocessing.resize_size != photos.preprocessing.resize_size:
         photos = replace(photos, preprocessing=way.preprocessing, cache=PixelCache(0))
     kept, head = network.preprocessing, head_of(network)
     network.preprocessing = way.preprocessing
     try:
-        found = [_predict(network, photos.load(part), way) for part in _parts(len(rows))]
+        found = [
+            _predict(network, photos.load(part, None, report), way) for part in _parts(len(photos.photos))
+        ]
     finally:
         network.preprocessing = kept
-    predictions = head.logits(np.concatenate(found)).argmax(1)
-    return fits_best_order(predictions, rows, network.classes)
+    with np.errstate(all="ignore"):  # pixels up to 255 may be too large for a network
+        rows: Labels = head.logits(np.concatenate(found)).argmax(1)
+    return rows
 
 
 def _parts(count: int) -> list[range]:

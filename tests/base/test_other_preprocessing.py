@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from lwm_edge.learning.discriminant import Labels
 from lwm_edge.model.network import Network
 from lwm_edge.photos.photo_set import Photo, PhotoSet, PixelCache
 from lwm_edge.photos.preprocessing import Preprocessing
+from lwm_edge.records import Progress
 
 GIVEN = Preprocessing(image_size=16, resize_size=16, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 COLOURS = tuple((red, 80, 70) for red in (60, 90, 120, 150, 180))
@@ -32,6 +35,13 @@ class _Nearest(nn.Module):
         means = images.mean((2, 3))
         distances = ((means[:, None] - self.centres) ** 2).sum(2)
         return -distances[:, :, None, None].expand(-1, -1, 1, 1)
+
+
+class _Large(nn.Module):
+    """Makes values so large that they overflow if the images are much larger than usual."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps * 1e36
 
 
 def network_for(mean: tuple[float, ...], std: tuple[float, ...], is_bgr: bool, rows: list[int]) -> Network:
@@ -62,7 +72,11 @@ def check(network: Network, photos: PhotoSet) -> None:
     values = network.run(photos.load(range(len(photos.photos))), keep_maps=False)[0]
     weight, bias = (tensor.detach().numpy() for tensor in network.head_tensors())
     predictions: Labels = (values @ weight.T + bias).argmax(1)
-    check_preprocessing(network, photos, predictions, np.array(photos.labels))
+    steps = list[Progress]()
+    try:
+        check_preprocessing(network, photos, predictions, np.array(photos.labels), steps.append)
+    finally:
+        assert not steps or (len(steps), steps[-1].done + 1) == (steps[-1].total, steps[-1].total)
     assert network.preprocessing == GIVEN
 
 
@@ -93,3 +107,21 @@ def test_the_right_preprocessing_is_accepted_whatever_the_order_and_accuracy(
     rows: list[int], photos: PhotoSet
 ) -> None:
     check(network_for(GIVEN.mean, GIVEN.std, False, rows), photos)
+
+
+def test_an_order_that_fits_few_classes_by_chance_is_no_sign_of_another_preprocessing(
+    photos: PhotoSet,
+) -> None:
+    few = replace(photos, photos=[photo for photo in photos.photos if photo.label < 3] * 3)
+    network = network_for((0.0,) * 3, (1.0,) * 3, False, [1, 2, 0])  # right in the order 1, 2, 0
+    network = Network(network.backbone, nn.Linear(len(COLOURS), 3), 3, GIVEN).eval()
+    network.set_head(torch.eye(len(COLOURS))[[1, 2, 0]], torch.zeros(3))
+    check(network, few)
+
+
+def test_a_network_that_pixels_up_to_255_overflow_is_accepted(photos: PhotoSet) -> None:
+    network = network_for(GIVEN.mean, GIVEN.std, False, [0, 0, 0, 0, 0])
+    network.backbone = nn.Sequential(network.backbone, _Large())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(network, photos)
