@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import pickle
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,29 @@ def test_whoever_waits_for_another_change_may_stop_waiting(
     with home.lock(), pytest.raises(LookupError, match="enough"):
         getattr(lwm_edge, name)(home=home.path, **_CHANGES[name], wait=True, on_progress=stop)
     assert state_of(home.path) == before
+
+
+def test_the_time_of_waiting_for_another_change_does_not_count(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, waited = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + waited)
+    other = ExitStack()
+
+    def end_wait(progress: Progress) -> None:
+        """Lets the other change end after what looks like a thousand seconds."""
+        nonlocal waited
+        if progress.phase == "busy":
+            waited += 1000.0
+            other.close()
+
+    how: dict[str, Any] = {"wait": True, "on_progress": end_wait}
+    other.enter_context(home.lock())
+    plan = lwm_edge.plan_increment(home.path, _PHOTOS, isolate=False, **how)
+    other.enter_context(home.lock())
+    lwm_edge.rename_class(home.path, "Coat", "Jacket", shipped=True, **how)
+    assert waited == 2000.0 and plan.predicted_seconds < 500
+    assert home.open_bundle().manifest.ledger.latest[-1].seconds < 500
 
 
 def test_functions_are_not_hidden_by_modules_of_the_same_name() -> None:

@@ -196,9 +196,9 @@ def change_model(
         on_progress: Function that is called before the new model is exported; any exception that it raises
             ends the call.
     """
-    started = time.monotonic()
     home = open_home(home)
     with home.lock(wait=wait, on_progress=on_progress), MemoryUse.measured() as use:
+        started = time.monotonic()  # without the time of waiting
         generation = home.current()
         parent = open_bundle(generation.bundle)
         require_trusted_model(home, parent.manifest)

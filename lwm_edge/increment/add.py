@@ -145,7 +145,9 @@ def _learn(
     started = time.monotonic() if started is None else started
     home, photos = open_home(home), Path(photos)
     config = config or IncrementConfig()
+    asked = time.monotonic()
     with home.lock(wait=wait, on_progress=on_progress) as lock:
+        started += time.monotonic() - asked  # waiting uses up no time budget, and shows in no estimate
         if not more:
             config = resumed_settings(home, config)
         if not isolate:
@@ -205,7 +207,9 @@ def plan_increment(
     started = time.monotonic() if started is None else started
     home, photos, config = open_home(home), Path(photos), config or IncrementConfig()
     more = MorePhotos(solve_head) if more_photos else None
+    asked = time.monotonic()
     with home.lock(wait=wait, on_progress=on_progress) as lock:
+        started += time.monotonic() - asked  # waiting uses up no time budget, and shows in no estimate
         if not more:
             config = resumed_settings(home, config)
         if not isolate:

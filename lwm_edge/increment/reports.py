@@ -236,7 +236,8 @@ class IncrementReport(LearningReport):
         onnx: Path of the exported classifier.
         model_digest: Digest of the new model, which is also in the ONNX metadata.
         parent_digest: Digest of the model before the increment.
-        seconds: Wall-clock time from the start of the command, or of the call, to the commit.
+        seconds: Wall-clock time from the start of the command, or of the call, to the commit; waiting until
+            another change of the home is done does not count.
         seconds_by_part: Wall-clock time of each part: `start`, and then the phases of the progress.
     """
 
