@@ -195,12 +195,10 @@ def _refuse_parts_of_a_data_set(folder: Path, folders: list[Path]) -> None:
     A class can have such a name too. In that case its folder directly contains photos, or there are folders
     with other names beside it.
     """
-    parts = [
-        path
-        for path in folders
-        if _PART_OF_A_DATA_SET.fullmatch(path.name.casefold()) and _only_folders(path)
-    ]
-    if len(parts) > 1 or parts == folders:
+    found = [(path, _PART_OF_A_DATA_SET.fullmatch(path.name.casefold())) for path in folders]
+    kinds = {path: match[1] for path, match in found if match and _only_folders(path)}
+    parts = list(kinds)
+    if len(set(kinds.values())) > 1 or parts == folders:  # beside others, train1 and train2 are trains
         names = ", ".join(printable_text(path.name) for path in parts)
         part = min(parts, key=lambda path: not path.name.casefold().startswith("train"))
         raise PhotosError(

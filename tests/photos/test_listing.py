@@ -163,6 +163,12 @@ def test_a_data_set_in_parts_is_noticed(tmp_path: Path, parts: tuple[str, ...]) 
     assert Read(tmp_path / parts[0]).counts == {"Cup": 3, "Plate": 3}
 
 
+def test_trains_with_numbers_are_classes_beside_others(tmp_path: Path) -> None:
+    for name, kind in (("train1/left", "Coat"), ("train2/left", "Dress"), ("Bus", "Pullover")):
+        put(tmp_path / name, kind)
+    assert set(Read(tmp_path).counts) == {"train1", "train2", "Bus"}
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     put(tmp_path / "Train")
     assert Read(tmp_path).counts == {"Train": 3}
