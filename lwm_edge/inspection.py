@@ -78,10 +78,10 @@ def read_regular(path: Path, most: int = -1) -> bytes:
         return file.read(most)
 
 
-def read_or_why_not(path: Path, most: int = -1) -> bytes | str:
-    """Reads a regular file as `read_regular` does; returns why not if the disk or the system refuses."""
+def read_or_why_not(path: Path) -> bytes | str:
+    """Reads a regular file; returns why not if the disk or the system refuses."""
     try:
-        return read_regular(path, most)
+        return read_regular(path)
     except OSError as error:
         if refused := refusal(error):
             return str(refused.strerror)

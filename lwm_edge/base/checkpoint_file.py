@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors.torch import load as load_safetensors
+from safetensors.torch import load_file as load_safetensors
 
 from .. import inspection
 from ..errors import ConfigError, first_line, is_about_access, ran_out_of_memory
@@ -43,7 +43,7 @@ def load_checkpoint_file(path: Path) -> Any:
         file.seek(0)
         try:
             if start[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + 1] == b"{":
-                return load_safetensors(file.read())
+                return load_safetensors(path)
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged files raise almost anything
             if ran_out_of_memory(error) or is_about_access(error):

@@ -130,8 +130,9 @@ def plain_lines(clock: Callable[[], float] = time.monotonic, *, brief: bool = Fa
         if is_new and _begins_with_a_line(progress, brief):
             note(f"{', '.join(filter(None, [_phase_and_count(progress), _expected_time(progress)]))} ...")
         elif now - printed_at >= _SECONDS_BETWEEN_LINES or _is_due(progress):
-            words = [f"{name} {progress.done}/{progress.total}", _loss(progress)]
-            note(", ".join(filter(None, [*words, _to_go(pace.seconds_to_go(progress))])))
+            count = f" {progress.done}/{progress.total}" if progress.total > 1 else " ..."
+            words = [name + count, _loss(progress), _to_go(pace.seconds_to_go(progress))]
+            note(", ".join(filter(None, words)))
         else:
             return
         printed_at = now

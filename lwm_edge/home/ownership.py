@@ -243,8 +243,12 @@ def describe_foreign(home: Path, max_listed: int) -> tuple[str, ...]:
 
 def why_unreadable(path: Path) -> str | None:
     """Says why a file cannot be read; returns None if it can, or if it is no file."""
-    start = inspection.read_or_why_not(path, 1) if inspection.is_regular_file(path) else b""
-    return start if isinstance(start, str) else None
+    try:
+        if inspection.is_regular_file(path):
+            inspection.read_regular(path, 1)
+    except OSError as error:  # for whatever reason, such as that it has vanished
+        return error.strerror
+    return None
 
 
 def _why_left_alone(path: Path) -> str:

@@ -47,6 +47,18 @@ def test_plain_lines_say_how_far_a_phase_has_got_and_how_long_it_will_take(
     assert len(lines) == 27  # at least ten seconds apart: one line for every fourth step of three seconds
 
 
+@pytest.mark.parametrize("brief", [False, True])
+def test_waiting_for_a_busy_home_is_told_again_and_again(
+    capsys: pytest.CaptureFixture[str], brief: bool
+) -> None:
+    clock = Clock()
+    show = progress.plain_lines(clock, brief=brief)
+    for _ in range(41):
+        show(Progress(phase="busy", done=0, total=1))
+        clock.now += 0.5
+    assert capsys.readouterr().err == "Waiting until another change of the home is done ...\n" * 3
+
+
 def test_training_has_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     show = progress.plain_lines(clock)
