@@ -178,7 +178,7 @@ class Learner:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Prints the rows as a Markdown table."""
-    print("| base | seed | stride | the network's values | the patches' values | both | patches' time |")
+    print("| base | seed | pixels between outputs | the network's values | the patches' values | both | patches' time |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:
         cells = [row["name"], row["seed"], row["stride"]]
