@@ -19,6 +19,7 @@ import numpy as np
 import typer
 from few_photos import linked
 from provenance import provenance
+from splits import class_order
 
 from lwm_edge.learning.class_statistics import ClassStatistics
 from lwm_edge.learning.feature_map import MAX_LEVERAGE, leverage
@@ -49,11 +50,8 @@ def main(
     classes: Annotated[int, typer.Option(min=1, help="Number of new classes.")] = 10,
 ) -> None:
     """Measures one base."""
-    bundle, names = open_bundle(base), sorted(path.name for path in (data / "train").iterdir())
-    order = [names[i] for i in np.random.RandomState(seed).permutation(len(names))]
-    known = len(bundle.manifest.class_names)
-    if set(order[:known]) != set(bundle.manifest.class_names):
-        raise typer.BadParameter(f"{base} does not know the first {known} classes of seed {seed}")
+    bundle = open_bundle(base)
+    order, known = class_order(data, seed, bundle.manifest.class_names), len(bundle.manifest.class_names)
     network, preprocessing = load_network(bundle), bundle.manifest.preprocessing
     with tempfile.TemporaryDirectory() as folder:
         new = linked(Path(folder) / "new", data, "train", order[known : known + classes])

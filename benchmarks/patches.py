@@ -29,6 +29,7 @@ from few_photos import linked
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from provenance import provenance
+from splits import class_order
 from torch.nn import functional as F
 
 from lwm_edge.home.export import verified_onnx
@@ -178,7 +179,7 @@ class Learner:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Prints the rows as a Markdown table."""
-    print("| base | seed | pixels between outputs | the network's values | the patches' values | both | patches' time |")
+    print("| base | seed | stride | the network's values | the patches' values | both | patches' time |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:
         cells = [row["name"], row["seed"], row["stride"]]
@@ -203,12 +204,9 @@ def main(
 ) -> None:
     """Measures one base."""
     torch.set_num_threads(1)
-    bundle, names = open_bundle(base), sorted(path.name for path in (data / "train").iterdir())
-    order = [names[i] for i in np.random.RandomState(seed).permutation(len(names))]
-    shipped, network = bundle.manifest.class_names, load_network(bundle)
-    preprocessing, known = bundle.manifest.preprocessing, len(shipped)
-    if set(order[:known]) != set(shipped):
-        raise typer.BadParameter(f"{base} does not know the first {known} classes of seed {seed}")
+    bundle = open_bundle(base)
+    network, preprocessing = load_network(bundle), bundle.manifest.preprocessing
+    order, known = class_order(data, seed, bundle.manifest.class_names), len(bundle.manifest.class_names)
     levels, d = bundle.manifest.levels, network.head.in_features
     early, added = levels.values if levels else 0, 2 * count * GRID * GRID
     learners = {

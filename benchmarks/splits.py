@@ -6,8 +6,22 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import typer
 
 _ALL = slice(0, None)
+
+
+def class_order(data: Path, seed: int, known: tuple[str, ...]) -> list[str]:
+    """Returns the classes of a data set in the order of a seed, in which those that a base knows come first.
+
+    Raises:
+        typer.BadParameter: The base knows other classes than the first ones.
+    """
+    names = sorted(path.name for path in (data / "train").iterdir())
+    order = [names[i] for i in np.random.RandomState(seed).permutation(len(names))]
+    if set(order[: len(known)]) != set(known):
+        raise typer.BadParameter(f"the base does not know the first {len(known)} classes of seed {seed}")
+    return order
 
 
 class Split:
