@@ -247,7 +247,7 @@ def _likeness(state: Mapping[str, Tensor], name: str) -> str:
     """Names an architecture that has exactly these tensors apart from its head; it may be `name` itself.
 
     Returns:
-        The end of an error message; it is empty if there is no such architecture.
+        The end of an error message, which says what to do.
     """
     given = _shapes(state)
     bare = _without_common_prefix(given)

@@ -51,9 +51,8 @@ def repair_home(
     ownership.require_generations_inside(home.path)
     if not _linked_generation(home) or not ownership.is_home(home.path):
         _only_model(home)  # raises before a lock is made in a folder that is not a home
-    with home.lock_as_it_is(
-        wait=wait, on_progress=on_progress
-    ):  # `lock` would remove files that may be needed
+    # `lock` would remove files that may be needed.
+    with home.lock_as_it_is(wait=wait, on_progress=on_progress):
         generation = _linked_generation(home)
         repaired = [] if generation else [f"{CURRENT} pointed at no model"]
         generation = generation or _only_model(home)
